@@ -1,0 +1,1 @@
+"""Everything that runs: one package a service, and the chassis they stand on."""

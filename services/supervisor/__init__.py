@@ -1,0 +1,1 @@
+"""Runs the agents of a town in one container: claims, hydrates, starts, saves."""
