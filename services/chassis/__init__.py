@@ -1,0 +1,1 @@
+"""What every process is bolted to; it knows no service."""
