@@ -1,1 +1,1 @@
-"""Everything that runs: one package a service, and the chassis they stand on."""
+"""Townkeeper: the services and the command, one package each."""

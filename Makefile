@@ -1,0 +1,97 @@
+# One line over a tool each. PYTHON chooses the interpreter; any other than the
+# default gets a virtual environment of its own, so two versions never mix.
+
+PYTHON ?= python3
+VENV ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
+BIN := $(VENV)/bin
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+INSTALLED := $(VENV)/.installed-$(VERSION)
+PROTOS := $(shell find protos -name '*.proto' 2>/dev/null)
+
+# Arguments for pytest: make test ARGS='-k names -x'
+ARGS ?=
+# Rounds and seed of the long campaigns; unset, the tests take small defaults.
+ROUNDS ?=
+SEED ?=
+# What `breaking` compares with, beside the last released version.
+AGAINST ?= $(shell git rev-parse -q --verify origin/main || git rev-parse -q --verify main)
+RELEASED = $(shell git log -1 --format=%H -G'^version = ' -- pyproject.toml)^
+
+.DEFAULT_GOAL := help
+.PHONY: help setup protos demo test faults e2e bench lint format types breaking \
+	deploy-check lock clean
+
+help: ## list these targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 15
+
+setup: $(INSTALLED) protos/.compiled ## make the virtual environment and the stubs
+
+# A folder left by another Python version is made anew; one of this version is kept.
+$(INSTALLED): requirements-dev.txt pyproject.toml setup.py
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("cannot use $(PYTHON), Python %d.%d: name 3.11 or newer, as in make setup PYTHON=python3.13" % sys.version_info[:2])'
+	@test -x $(BIN)/python$(VERSION) || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
+	@touch $@ protos/.compiled
+
+protos: protos/.compiled ## compile protos/ into stubs
+
+protos/.compiled: $(PROTOS) setup.py | $(INSTALLED)
+	$(BIN)/python setup.py --quiet protos
+	@touch $@
+
+demo: setup ## a real agent survives the death of its container
+	$(BIN)/townkeeper demo
+
+test: setup ## every test that needs no root (ARGS='-k names -x')
+	$(BIN)/python -m pytest $(ARGS)
+
+faults: setup ## the fault campaigns (ROUNDS=50 SEED=1)
+	ROUNDS=$(ROUNDS) SEED=$(SEED) $(BIN)/python -m pytest -m faults $(ARGS)
+
+e2e: setup ## the stories through the outside interface (ROUNDS=50 SEED=1)
+	ROUNDS=$(ROUNDS) SEED=$(SEED) $(BIN)/python -m pytest -m e2e $(ARGS)
+
+bench: setup ## print the table of speeds, write bench/results.json
+	$(BIN)/python -m bench
+
+lint: setup ## style, imports, sizes, protos
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/python -m pytest -q tests/unit/test_house_rules.py
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
+
+format: setup ## rewrite to the house style
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/buf format --write
+
+types: setup ## mypy, strict
+	$(BIN)/mypy
+
+breaking: setup ## compare protos/ with main (or AGAINST=ref) and the last release
+	@for ref in $(AGAINST) $(RELEASED); do \
+	  if git ls-tree -r --name-only "$$ref" protos 2>/dev/null | grep -q '\.proto$$'; then \
+	    echo "against $$ref"; \
+	    $(BIN)/buf breaking --against ".git#ref=$$(git rev-parse "$$ref")" || exit 1; \
+	  else \
+	    echo "against $$ref: it has no protos, nothing to break"; \
+	  fi; \
+	done
+
+deploy-check: setup ## validate deploy/base against the Kubernetes schemas
+	$(BIN)/kubernetes-validate --strict $$(find deploy/base -name '*.yaml' ! -name kustomization.yaml)
+
+lock: setup ## write the hashed requirements again, newest versions
+	for extra in "" "dev"; do \
+	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+	    --generate-hashes --no-annotate --no-header --no-emit-index-url \
+	    --no-emit-find-links $${extra:+--extra $$extra} pyproject.toml \
+	    --output-file requirements$${extra:+-$$extra}.txt; \
+	done
+
+clean: ## remove what make made, but no data
+	rm -rf .venv .venv-* build dist *.egg-info protos/.compiled
+	find protos -name '*_pb2*' -delete
+	find . -name __pycache__ -prune -exec rm -rf {} +

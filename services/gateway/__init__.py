@@ -1,0 +1,1 @@
+"""HTTP in, gRPC out; keeps nothing and decides nothing."""

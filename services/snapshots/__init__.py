@@ -1,0 +1,1 @@
+"""Generations of each agent's session: taken in, proven, given back."""

@@ -1,0 +1,1 @@
+"""Fixtures of every suite. What only one suite needs stands in its own conftest."""

@@ -1,0 +1,1 @@
+"""Each service over a real port: codes, reasons, frames."""

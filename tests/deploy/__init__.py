@@ -1,0 +1,1 @@
+"""What deploy/ promises, compared with what the services read."""

@@ -1,0 +1,1 @@
+"""What the documents say, compared with what the code does."""

@@ -1,0 +1,1 @@
+"""In-memory ports that pass the same conformance suites as the real ones."""

@@ -1,0 +1,1 @@
+"""Disks, processes, clocks and networks, broken on purpose."""

@@ -1,0 +1,1 @@
+"""What several suites need: processes, ports, deadlines, sample databases."""

@@ -1,0 +1,1 @@
+"""Rules, one at a time, with nothing real behind them."""
