@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import ClassVar
 
 from setuptools import Command, setup
 from setuptools.command.build import build
@@ -49,8 +50,10 @@ def run_protoc(root: Path, target: Path, sources: list[str]) -> None:
         for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")
     ]
     outputs = [
-        f"--{kind}_out={target}"
-        for kind in ("python", "grpc_python", "mypy", "mypy_grpc")
+        f"--python_out={target}",
+        f"--grpc_python_out={target}",
+        f"--mypy_out=quiet:{target}",
+        f"--mypy_grpc_out=quiet:{target}",
     ]
     includes = [f"-I{root}", f"-I{well_known}"]
     status = protoc.main(["protoc", *includes, *plugins, *outputs, *sources])
@@ -62,7 +65,7 @@ class Protos(Command):
     """`python setup.py protos`, and the first step of every build."""
 
     description = "compile protos/ into stubs"
-    user_options = []
+    user_options: ClassVar[list[tuple[str, str, str]]] = []
     editable_mode = False
 
     def initialize_options(self) -> None:
@@ -93,7 +96,7 @@ class Protos(Command):
 class Build(build):
     """The usual build, after the stubs are there to be collected."""
 
-    sub_commands = [("protos", None), *build.sub_commands]
+    sub_commands: ClassVar = [("protos", None), *build.sub_commands]
 
 
 setup(cmdclass={"build": Build, "protos": Protos})
