@@ -13,7 +13,9 @@ from services.chassis.errors import Reason, ServiceError
 
 # Ids become file names and Redis keys, so neither separators nor `..` may occur.
 _ID: Final = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
-ID_RULE: Final = "1-128 characters of A-Z a-z 0-9 . _ -, starting with a letter or digit, without '..'"
+ID_RULE: Final = (
+    "1-128 of A-Z a-z 0-9 . _ - where the first is a letter or digit and no '..' occurs"
+)
 GENERATION_MAX: Final = 2**63 - 1
 _LATEST: Final = "latest"
 
