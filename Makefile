@@ -84,7 +84,7 @@ deploy-check: setup ## validate deploy/base against the Kubernetes schemas
 	$(BIN)/kubernetes-validate --strict $$(find deploy/base -name '*.yaml' ! -name kustomization.yaml)
 
 lock: setup ## write the hashed requirements again, newest versions
-	for extra in "" "dev"; do \
+	for extra in "" build dev; do \
 	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	    --generate-hashes --no-annotate --no-header --no-emit-index-url \
 	    --no-emit-find-links $${extra:+--extra $$extra} pyproject.toml \
