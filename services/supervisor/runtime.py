@@ -87,7 +87,8 @@ class Launch:
     `home` (0700), `workdir` and `tmpdir` exist, are absolute and belong to this agent
     alone; the adapter empties `tmpdir`. The database is already hydrated. `environ`
     is what the supervisor adds for this agent (git author, sockets); `spec.env_vars`
-    never wins over it.
+    never wins over it. `run` is unique in the world (a UUID): it marks every process
+    of the run, and whatever carries the mark is killed with it.
     """
 
     town: str
@@ -187,7 +188,8 @@ class Handle(Protocol):
 
     @property
     def resumed(self) -> bool:
-        """True when `Launch.resume_session` was found and is used."""
+        """True when `Launch.resume_session` was found and is used; where the runtime
+        has no sessions (`exec`), when its database was there before the start."""
         ...
 
     @property
@@ -210,7 +212,8 @@ class Handle(Protocol):
         ...
 
     async def abort(self) -> None:
-        """Ends the turn that runs, if one does; TURN_CLOSED(interrupted) follows."""
+        """Ends the turn that runs, if one does; TURN_CLOSED(interrupted) follows. Does
+        nothing where the program cannot be told (`exec`)."""
         ...
 
     async def set_model(self, model: str, small_model: str = "") -> None:
@@ -244,9 +247,9 @@ class Runtime(Protocol):
         Recorded with each snapshot."""
         ...
 
-    def database_path(self, launch: Launch) -> Path | None:
-        """The one SQLite file that is the session, beneath `launch.home`, links
-        refused; None when this program has none. Asked before hydrating."""
+    def database_path(self, launch: Launch) -> Path:
+        """The one SQLite file that is the session, beneath `launch.home`. Raises
+        FIELD_INVALID when it leads outside or over a link; ask at each use."""
         ...
 
     async def start(
