@@ -1,0 +1,148 @@
+"""Log format, event names, metrics: everything that operators see has its name here.
+
+Logs are JSON lines on stderr. Payloads are never logged; what looks like a token is
+cut out wherever it turns up, tracebacks included.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from enum import StrEnum
+from typing import Any, Final
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+REDACTED: Final = "[redacted]"
+# Three base64url parts, the first a JSON object; or whatever follows "bearer"; or
+# the password of a URL.
+_SECRETS: Final = re.compile(
+    r"eyJ[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]*){1,4}"
+    r"|(?<=bearer )[^\s\"',;]+"
+    r"|(?<=://)[^\s/@]*:[^\s/@]+(?=@)",
+    re.IGNORECASE,
+)
+_SECRET_FIELDS: Final = re.compile(
+    r"authorization|token|password|secret|api_?key|credential", re.IGNORECASE
+)
+# Fields about a secret that are none themselves.
+_HARMLESS_FIELDS: Final = frozenset({"token_id", "resume_token", "token_generation"})
+_DEPTH_MAX: Final = 6
+
+
+class Event(StrEnum):
+    """Names of log events, `subject.what_happened`; fields carry the rest."""
+
+    CALL_ENDED = "call.ended"
+    CALL_CRASHED = "call.crashed"
+    POLICY_ROW_MISSING = "policy.row_missing"
+    SERVER_STARTED = "server.started"
+    SERVER_STOPPING = "server.stopping"
+    SERVER_STOPPED = "server.stopped"
+    SERVER_STOP_CUT = "server.stop_cut"
+    HEALTH_CHANGED = "health.changed"
+    KEYS_READ = "keys.read"
+    KEYS_UNREADABLE = "keys.unreadable"
+    STORE_DURABLE = "store.durable"
+    STORE_NOT_DURABLE = "store.not_durable"
+
+
+REGISTRY: Final = CollectorRegistry()
+
+CALLS: Final = Counter(
+    "townkeeper_calls",
+    "gRPC calls answered, by method and status code.",
+    ["method", "code"],
+    registry=REGISTRY,
+)
+CALL_SECONDS: Final = Histogram(
+    "townkeeper_call_seconds",
+    "Time from the start of a gRPC call to its status.",
+    ["method"],
+    # From a cached read to a long transfer.
+    buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 60, 600),
+    registry=REGISTRY,
+)
+CALLS_IN_FLIGHT: Final = Gauge(
+    "townkeeper_calls_in_flight", "gRPC calls being answered.", registry=REGISTRY
+)
+CALL_BYTES: Final = Counter(
+    "townkeeper_call_bytes",
+    "Bytes of messages, by method and direction.",
+    ["method", "direction"],
+    registry=REGISTRY,
+)
+HEALTHY: Final = Gauge(
+    "townkeeper_healthy",
+    "Whether a check of this process passes: 1 or 0.",
+    ["check"],
+    registry=REGISTRY,
+)
+
+
+def configure_logging(service: str, level: str = "info") -> None:
+    """Sends structlog and the standard library's loggers to stderr as JSON lines."""
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _named(service),
+        structlog.processors.format_exc_info,
+        redact,
+    ]
+    render: list[Processor] = [structlog.processors.JSONRenderer(ensure_ascii=False)]
+    threshold = logging.getLevelNamesMapping()[level.upper()]
+    structlog.configure(
+        processors=[*shared, *render],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *render,
+            ],
+        )
+    )
+    # Libraries only get a word in when something is wrong.
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+
+
+def _named(service: str) -> Processor:
+    def add_service(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        event.setdefault("service", service)
+        return event
+
+    return add_service
+
+
+def redact(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Cuts secrets out of every field of a log line."""
+    for key, value in event.items():
+        event[key] = _clean(key, value, 0)
+    return event
+
+
+def _clean(key: str, value: Any, depth: int) -> Any:
+    secret = _SECRET_FIELDS.search(key) and key not in _HARMLESS_FIELDS
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"[{len(value)} bytes]"
+    if isinstance(value, str):
+        return REDACTED if secret and value else _SECRETS.sub(REDACTED, value)
+    if isinstance(value, bool | int | float) or value is None:
+        return value
+    if depth >= _DEPTH_MAX:
+        return REDACTED
+    if isinstance(value, MutableMapping):
+        return {str(k): _clean(str(k), v, depth + 1) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_clean(key, item, depth + 1) for item in value]
+    return REDACTED if secret else _SECRETS.sub(REDACTED, str(value))
