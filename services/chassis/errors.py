@@ -5,10 +5,10 @@ A new reason is two lines: one here, one in `protos/townkeeper/errors/v1`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -181,32 +181,31 @@ class ServiceError(Exception):
     @classmethod
     def from_rpc(cls, error: grpc.RpcError) -> ServiceError:
         """What the server meant; without details, what its status code means."""
-        if not isinstance(error, grpc.Call):
+        # The sync and asyncio failures of a call share their methods and no class.
+        call: Any = error
+        if not hasattr(call, "trailing_metadata"):
             return cls(Reason.INTERNAL, f"cannot read the failure of a call: {error}")
-        status = _details(error)
+        status = _details(call.trailing_metadata() or ())
         for packed in status.details:
             info = error_details_pb2.ErrorInfo()
             if packed.Unpack(info) and info.reason in Reason.__members__:
                 reason = Reason.__members__[info.reason]
                 return cls(reason, status.message, **dict(info.metadata))
-        text = str(error.details() or "")
-        fallback = _BY_CODE.get(error.code(), Reason.INTERNAL)
-        return cls(fallback, text or f"cannot finish the call: {error.code().name}")
+        fallback = _BY_CODE.get(call.code(), Reason.INTERNAL)
+        name = call.code().name if call.code() else "no status"
+        return cls(fallback, str(call.details() or f"cannot finish the call: {name}"))
 
 
 def _rebuild(reason: Reason, message: str, metadata: dict[str, str]) -> ServiceError:
     return ServiceError(reason, message, **metadata)
 
 
-def _details(error: grpc.Call) -> status_pb2.Status:
-    status = status_pb2.Status()
-    for key, value in error.trailing_metadata() or ():
+def _details(metadata: Iterable[tuple[str, str | bytes]]) -> status_pb2.Status:
+    for key, value in metadata:
         if key == DETAILS_KEY and isinstance(value, bytes):
-            try:
-                status.ParseFromString(value)
-            except DecodeError:
-                return status_pb2.Status()
-    return status
+            with suppress(DecodeError):
+                return status_pb2.Status.FromString(value)
+    return status_pb2.Status()
 
 
 @contextmanager

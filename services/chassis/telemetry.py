@@ -17,6 +17,8 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+# The metadata key and HTTP header that carry a request's id from service to service.
+REQUEST_ID_KEY: Final = "x-request-id"
 REDACTED: Final = "[redacted]"
 # Three base64url parts, the first a JSON object; or whatever follows "bearer"; or
 # the password of a URL.

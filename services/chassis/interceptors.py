@@ -1,0 +1,317 @@
+"""What happens around every call, in one order: context and log → errors → auth.
+
+One interceptor does all three, for all four shapes of a method. It reads and writes
+bytes itself, so that a caller is refused before its message is decoded. Handlers read
+requests from the iterator they are given, never by `context.read`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError
+from grpc_status import rpc_status
+
+from services.chassis.access import authorize_kind
+from services.chassis.auth import (
+    OPEN,
+    Caller,
+    Rule,
+    Verifier,
+    authorize_names,
+    current_caller,
+)
+from services.chassis.errors import DOMAIN, Reason, ServiceError, to_status
+from services.chassis.gate import Gate
+from services.chassis.resources import resource_names
+from services.chassis.telemetry import (
+    CALL_BYTES,
+    CALL_SECONDS,
+    CALLS,
+    REQUEST_ID_KEY,
+    Event,
+)
+
+# Quoted: only the type stubs of gRPC know that these are generic.
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Work: TypeAlias = Callable[["Call"], Awaitable[Any]]
+
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
+_BEARER: Final = re.compile(r"bearer +(\S+) *", re.IGNORECASE)
+# Long enough for a client on a slow line, short enough not to hold a place for ever.
+FIRST_FRAME_S: Final = 30.0
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Call:
+    """One call while it is answered: what its log line will say."""
+
+    method: str
+    rule: Rule
+    started_at: float
+    request_id: str
+    code: str = "OK"
+    reason: str = ""
+    caller: Caller | None = None
+    received_bytes: int = 0
+    sent_bytes: int = 0
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps each method once, on its first call."""
+
+    def __init__(
+        self, policy: Mapping[str, Rule], verifier: Verifier, gate: Gate
+    ) -> None:
+        self._policy = policy
+        self._verifier = verifier
+        self._gate = gate
+        self._wrapped: dict[str, Handler] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        method = str(handler_call_details.method)
+        if method not in self._wrapped:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return None
+            self._wrapped[method] = self._wrap(method, handler)
+        return self._wrapped[method]
+
+    def _wrap(self, method: str, handler: Handler) -> Handler:
+        make, inner = _shape(handler)
+        if not _asynchronous(inner):
+            raise TypeError(f"cannot serve {method}: make its handler async")
+        decode, encode = handler.request_deserializer, handler.response_serializer
+        streams_out = handler.response_streaming
+        # A handler that writes by itself keeps gRPC's own encoding.
+        writes_itself = streams_out and not inspect.isasyncgenfunction(inner)
+
+        async def answer(given: Any, context: Context) -> Any:
+            async def work(call: Call) -> Any:
+                request = await self._request(call, handler, decode, given)
+                if writes_itself:
+                    return await inner(request, context)
+                if streams_out:
+                    return await _pump(call, inner(request, context), encode, context)
+                return _encoded(call, encode, await inner(request, context))
+
+            return await self._in_context(method, context, work)
+
+        return make(answer, None, encode if writes_itself else None)
+
+    async def _request(
+        self, call: Call, handler: Handler, decode: Any, given: Any
+    ) -> Any:
+        """The request, or the iterator of requests, once the caller may send it."""
+        if not handler.request_streaming:
+            request = _decoded(call, decode, given)
+            self._authorize(call, request)
+            return request
+        requests = _Requests(call, decode, given)
+        if not call.rule.open:
+            self._authorize(call, await requests.peek())
+        return requests
+
+    async def _in_context(self, method: str, context: Context, work: Work) -> Any:
+        """Context and log: binds the request id, logs one line when all is over."""
+        request_id = _request_id(context)
+        rule = self._policy.get(method)
+        call = Call(method, rule or Rule(frozenset()), time.monotonic(), request_id)
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        if rule is None:
+            _log.error(Event.POLICY_ROW_MISSING, method=method)
+        counted = rule is not OPEN
+        try:
+            return await self._with_errors(call, context, work, counted)
+        finally:
+            _report(call)
+
+    async def _with_errors(
+        self, call: Call, context: Context, work: Work, counted: bool
+    ) -> Any:
+        """Errors: whatever is raised becomes one status."""
+        entered = False
+        try:
+            if counted:
+                self._gate.enter()
+                entered = True
+            return await self._with_auth(call, context, work)
+        except ServiceError as error:
+            failure = error
+        except TimeoutError:
+            failure = ServiceError(
+                Reason.DEADLINE, "cannot finish in time: try again, with a longer limit"
+            )
+        except asyncio.CancelledError:
+            call.code = "CANCELLED"
+            raise
+        except grpc.aio.AbortError:
+            call.code = _aborted_with(context)
+            raise
+        except Exception:
+            _log.exception(Event.CALL_CRASHED, method=call.method)
+            failure = ServiceError(
+                Reason.INTERNAL,
+                "cannot go on after an internal error: report the request id",
+                request_id=call.request_id,
+            )
+        finally:
+            if entered:
+                self._gate.leave()
+        call.code, call.reason = failure.code.name, failure.reason.value
+        status = to_status(failure, _domain(call.method))
+        return await context.abort_with_status(rpc_status.to_status(status))
+
+    async def _with_auth(self, call: Call, context: Context, work: Work) -> Any:
+        """Auth: who calls, and whether the method is for them at all."""
+        if not call.rule.open:
+            call.caller = await self._verifier.verify(_bearer(context))
+            authorize_kind(call.caller, call.rule)
+            current_caller.set(call.caller)
+        if call.rule.watch:
+            return await self._gate.until_closed(work(call))
+        return await work(call)
+
+    def _authorize(self, call: Call, request: Any) -> None:
+        if call.caller is not None:
+            authorize_names(call.caller, call.rule, resource_names(request))
+
+
+class _Requests(AsyncIterator[Any]):
+    """The requests of a stream, the first of which may be looked at beforehand."""
+
+    def __init__(self, call: Call, decode: Any, source: AsyncIterator[bytes]) -> None:
+        self._call = call
+        self._decode = decode
+        self._source = source
+        self._peeked: list[Any] = []
+
+    async def peek(self) -> Any:
+        try:
+            async with asyncio.timeout(FIRST_FRAME_S):
+                first = await self._next()
+        except StopAsyncIteration:
+            raise ServiceError(
+                Reason.FRAME_ORDER,
+                "cannot take a stream without frames: send the header first",
+            ) from None
+        self._peeked.append(first)
+        return first
+
+    async def __anext__(self) -> Any:
+        return self._peeked.pop() if self._peeked else await self._next()
+
+    async def _next(self) -> Any:
+        return _decoded(self._call, self._decode, await anext(self._source))
+
+
+async def _pump(call: Call, responses: Any, encode: Any, context: Context) -> None:
+    # Closed here and now, whatever ends the call: left to the garbage collector, a
+    # generator of a cut call would hold its files and locks for a while.
+    async with aclosing(responses):
+        async for response in responses:
+            await context.write(_encoded(call, encode, response))
+
+
+def _decoded(call: Call, decode: Any, raw: bytes) -> Any:
+    call.received_bytes += len(raw)
+    try:
+        return decode(raw)
+    except DecodeError as error:
+        raise ServiceError(
+            Reason.FIELD_INVALID,
+            "cannot decode the request: build it from the service's own proto",
+        ) from error
+
+
+def _encoded(call: Call, encode: Any, response: Any) -> bytes:
+    raw: bytes = encode(response)
+    call.sent_bytes += len(raw)
+    return raw
+
+
+def _shape(handler: Handler) -> tuple[Callable[..., Handler], Any]:
+    match handler.request_streaming, handler.response_streaming:
+        case False, False:
+            return grpc.unary_unary_rpc_method_handler, handler.unary_unary
+        case False, True:
+            return grpc.unary_stream_rpc_method_handler, handler.unary_stream
+        case True, False:
+            return grpc.stream_unary_rpc_method_handler, handler.stream_unary
+        case _:
+            return grpc.stream_stream_rpc_method_handler, handler.stream_stream
+
+
+def _asynchronous(inner: Any) -> bool:
+    return inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner)
+
+
+def _request_id(context: Context) -> str:
+    given = _metadata(context, REQUEST_ID_KEY)
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _bearer(context: Context) -> str:
+    found = _BEARER.fullmatch(_metadata(context, "authorization"))
+    return found[1] if found else ""
+
+
+def _metadata(context: Context, wanted: str) -> str:
+    for key, value in context.invocation_metadata() or ():
+        if key == wanted and isinstance(value, str):
+            return value
+    return ""
+
+
+def _aborted_with(context: Context) -> str:
+    code = context.code()
+    if isinstance(code, grpc.StatusCode):
+        return code.name
+    known = {status.value[0]: status.name for status in grpc.StatusCode}
+    return known.get(code, "UNKNOWN")
+
+
+def _domain(method: str) -> str:
+    # "/townkeeper.registry.v1.RegistryService/GetAgent" → "registry.townkeeper"
+    match method.strip("/").split("."):
+        case [root, service, *_] if root == DOMAIN:
+            return f"{service}.{DOMAIN}"
+    return DOMAIN
+
+
+def _report(call: Call) -> None:
+    seconds = time.monotonic() - call.started_at
+    CALLS.labels(call.method, call.code).inc()
+    CALL_SECONDS.labels(call.method).observe(seconds)
+    CALL_BYTES.labels(call.method, "received").inc(call.received_bytes)
+    CALL_BYTES.labels(call.method, "sent").inc(call.sent_bytes)
+    # Probes come every few seconds for ever.
+    write = _log.debug if call.rule.open else _log.info
+    write(
+        Event.CALL_ENDED,
+        method=call.method,
+        code=call.code,
+        reason=call.reason,
+        caller_kind=call.caller.kind.value if call.caller else "",
+        towns=sorted(call.caller.towns) if call.caller else [],
+        seconds=round(seconds, 6),
+        received_bytes=call.received_bytes,
+        sent_bytes=call.sent_bytes,
+    )
