@@ -149,6 +149,15 @@ def directory(given: str) -> Path:
     return path
 
 
+@_like("/etc/townkeeper/keys")
+def readable_directory(given: str) -> Path:
+    """A folder that is there and readable; mounted secrets cannot be written to."""
+    path = Path(given).expanduser().absolute()
+    if not path.is_dir() or not os.access(path, os.R_OK | os.X_OK):
+        raise ValueError("names no readable directory")
+    return path
+
+
 @_like("/etc/townkeeper/tls.pem")
 def existing_file(given: str) -> Path:
     """A file that is there and readable."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.chassis.auth import Verifier
-from services.chassis.parsers import directory, http_url
+from services.chassis.parsers import http_url, readable_directory
 from services.chassis.settings import var
 
 
@@ -16,7 +16,7 @@ class TrustSettings:
 
     keys_dir: Path | None = var(
         "TOWNKEEPER_KEYS_DIR",
-        directory,
+        readable_directory,
         default=None,
         help="the folder with the keys that tokens are signed by",
     )
