@@ -29,7 +29,7 @@ from services.chassis.access import (
 from services.chassis.clock import Clock, SystemClock
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.key_sources import DirectoryKeys, KeySource, UrlKeys
-from services.chassis.keys import ALGORITHM, AUDIENCE
+from services.chassis.keys import ALGORITHM, AUDIENCE, to_jwks
 from services.chassis.names import check_id
 
 __all__ = [
@@ -127,6 +127,11 @@ class Verifier:
 
     async def aclose(self) -> None:
         await self._keys.aclose()
+
+    def jwks(self) -> dict[str, Any]:
+        """The keys that are trusted now, for those who verify elsewhere."""
+        self._keys.refresh()
+        return to_jwks(self._keys.keys)
 
     async def verify(self, token: str) -> Caller:
         """Who the token speaks for, or ServiceError TOKEN_*."""

@@ -33,6 +33,7 @@ class KeySource(Protocol):
     """Public keys by key id; `version` changes whenever the set of keys does."""
 
     version: int
+    keys: PublicKeys
 
     def refresh(self) -> None:
         """Brings the keys up to date as far as that costs no waiting."""
@@ -53,8 +54,8 @@ class DirectoryKeys:
         self._clock = clock or SystemClock()
         self._complaint = ""
         self._seen = self._fingerprint()
-        self._keys = read_public_keys(folder)
-        if not self._keys:
+        self.keys = read_public_keys(folder)
+        if not self.keys:
             raise KeysError(
                 f"cannot verify tokens: {folder} holds no keys; put some in"
             )
@@ -65,9 +66,9 @@ class DirectoryKeys:
             self._look()
 
     async def find(self, kid: str) -> Ed25519PublicKey | None:
-        if kid not in self._keys:
+        if kid not in self.keys:
             self._look()
-        return self._keys.get(kid)
+        return self.keys.get(kid)
 
     async def aclose(self) -> None:
         """Nothing runs in the background."""
@@ -78,7 +79,7 @@ class DirectoryKeys:
         if seen == self._seen:
             return
         try:
-            self._keys = read_public_keys(self._folder)
+            self.keys = read_public_keys(self._folder)
         except (KeysError, OSError) as error:
             # Tried again at each look; said once, since unknown keys cost a look each.
             if str(error) != self._complaint:
@@ -88,7 +89,7 @@ class DirectoryKeys:
         self._complaint = ""
         self._seen = seen
         self.version += 1
-        _log.info(Event.KEYS_READ, folder=str(self._folder), count=len(self._keys))
+        _log.info(Event.KEYS_READ, folder=str(self._folder), count=len(self.keys))
 
     def _fingerprint(self) -> frozenset[tuple[str, int, int, int]]:
         found = set()
@@ -114,7 +115,7 @@ class UrlKeys:
         self._url = url
         self._clock = clock or SystemClock()
         self._transport = transport
-        self._keys: PublicKeys = {}
+        self.keys: PublicKeys = {}
         self._fetched_at: float | None = None
         self._tried_at: float | None = None
         self._fetching: asyncio.Task[None] | None = None
@@ -127,17 +128,17 @@ class UrlKeys:
             self._start()
 
     async def find(self, kid: str) -> Ed25519PublicKey | None:
-        if kid not in self._keys:
+        if kid not in self.keys:
             self._start()
             if self._fetching is not None:
                 # Shielded: one caller going away must not end it for the others.
                 await asyncio.shield(self._fetching)
-        if not self._keys:
+        if not self.keys:
             raise ServiceError(
                 Reason.KEYS_UNAVAILABLE,
                 "cannot verify tokens, the key set was never read: check the JWKS URL",
             )
-        return self._keys.get(kid)
+        return self.keys.get(kid)
 
     async def aclose(self) -> None:
         if self._fetching is not None:
@@ -162,8 +163,8 @@ class UrlKeys:
             _log.warning(Event.KEYS_UNREADABLE, url=self._url, why=str(error))
             return
         self._fetched_at = self._clock.monotonic()
-        if keys != self._keys:
-            self._keys = keys
+        if keys != self.keys:
+            self.keys = keys
             self.version += 1
             _log.info(Event.KEYS_READ, url=self._url, count=len(keys))
 

@@ -41,6 +41,8 @@ class Event(StrEnum):
 
     CALL_ENDED = "call.ended"
     CALL_CRASHED = "call.crashed"
+    REQUEST_ENDED = "request.ended"
+    REQUEST_CRASHED = "request.crashed"
     POLICY_ROW_MISSING = "policy.row_missing"
     SERVER_STARTED = "server.started"
     SERVER_STOPPING = "server.stopping"
@@ -76,6 +78,30 @@ CALL_BYTES: Final = Counter(
     "townkeeper_call_bytes",
     "Bytes of messages, by method and direction.",
     ["method", "direction"],
+    registry=REGISTRY,
+)
+HTTP_REQUESTS: Final = Counter(
+    "townkeeper_http_requests",
+    "HTTP requests answered, by route, method and status.",
+    ["method", "route", "status"],
+    registry=REGISTRY,
+)
+HTTP_REQUEST_SECONDS: Final = Histogram(
+    "townkeeper_http_request_seconds",
+    "Time from the start of an HTTP request to the end of its answer.",
+    ["method", "route"],
+    buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 60, 600),
+    registry=REGISTRY,
+)
+HTTP_REQUESTS_IN_FLIGHT: Final = Gauge(
+    "townkeeper_http_requests_in_flight",
+    "HTTP requests being answered.",
+    registry=REGISTRY,
+)
+HTTP_BYTES: Final = Counter(
+    "townkeeper_http_bytes",
+    "Bytes of HTTP bodies, by route, method and direction.",
+    ["method", "route", "direction"],
     registry=REGISTRY,
 )
 HEALTHY: Final = Gauge(
