@@ -33,7 +33,6 @@ from services.supervisor.runtime import (
     Stream,
     TurnEnd,
 )
-from services.supervisor.variables import allowed_variables
 
 ANY = "any"
 DONE = "message.done"
@@ -111,7 +110,7 @@ class ExecRuntime:
 def exec_environment(launch: Launch, database: Path) -> dict[str, str]:
     """The whole environment of an exec agent, but PATH, LANG and the run's mark."""
     return (
-        allowed_variables(launch.spec.env_vars)
+        dict(launch.spec.env_vars)
         | dict(launch.environ)
         | {
             "HOME": str(launch.home),

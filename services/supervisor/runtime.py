@@ -68,7 +68,8 @@ class Stream(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RunSpec:
-    """What was asked for, already validated; plain values, no proto."""
+    """What was asked for, already validated; plain values, no proto. `env_vars` holds
+    no reserved name (HOME, LD_*, TOWNKEEPER_* ...): an adapter adds what it needs."""
 
     runtime: str
     name: str = ""

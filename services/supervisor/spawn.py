@@ -13,8 +13,9 @@ import ctypes
 import os
 import signal
 import subprocess
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from services.chassis.errors import Reason, ServiceError
@@ -236,14 +237,15 @@ async def run(
 ) -> Finished:
     """Runs a command to its end and gives the first `output_max` bytes of each stream.
 
-    Raises TimeoutError after the whole tree was killed.
+    What it leaves behind is killed with it, so it gets a mark of its own whatever the
+    command says. Raises TimeoutError after the whole tree was killed.
     """
     kept = {Stream.STDOUT: bytearray(), Stream.STDERR: bytearray()}
 
     def keep(stream: Stream, data: bytes) -> None:
         kept[stream] += data[: output_max - len(kept[stream])]
 
-    child = start(command, keep)
+    child = start(replace(command, run=f"once-{uuid.uuid4()}"), keep)
     try:
         async with asyncio.timeout(timeout_s):
             report = await child.wait()

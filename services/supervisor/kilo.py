@@ -1,0 +1,205 @@
+"""The Kilo runtime: starts one server for one agent and finds its session."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+from services.chassis.errors import Reason, ServiceError
+from services.supervisor import spawn
+from services.supervisor.kilo_api import KiloApi
+from services.supervisor.kilo_database import move_session
+from services.supervisor.kilo_env import (
+    kilo_config,
+    kilo_environment,
+    private_folders,
+)
+from services.supervisor.kilo_handle import KiloHandle
+from services.supervisor.meter import Meter
+from services.supervisor.paths import beneath, empty_folder
+from services.supervisor.runtime import (
+    EventSink,
+    Handle,
+    Launch,
+    OutputSink,
+    Stream,
+)
+
+START_S = 120.0  # 5 s alone; many at once on a small machine take their turns
+VERSION_S = 30.0
+PROBE_PAUSE_S = 0.1
+DATABASE = ".local/share/kilo/kilo.db"
+TAIL_BYTES = 600
+
+_LISTENING = re.compile(rb"listening on http://[\d.]+:(\d+)")
+_T = TypeVar("_T")
+
+
+class KiloRuntime:
+    """`find` gives the executable at each start, or raises RUNTIME_MISSING."""
+
+    name = "kilo"
+
+    def __init__(self, find: Callable[[], Path]) -> None:
+        self._find = find
+        self._versions: dict[tuple[Path, int], str] = {}
+
+    async def version(self, launch: Launch) -> str:
+        """Asked from the executable once for each file that it ever was."""
+        program = self._find()
+        key = (program, program.stat().st_mtime_ns)
+        if key not in self._versions:
+            self._versions[key] = await _ask_version(program)
+        return self._versions[key]
+
+    def database_path(self, launch: Launch) -> Path:
+        return beneath(launch.home, DATABASE, "database")
+
+    async def start(
+        self, launch: Launch, on_event: EventSink, on_output: OutputSink
+    ) -> Handle:
+        program = self._find()
+        database = self.database_path(launch)
+        await asyncio.to_thread(_prepare, launch, database)
+        start = _Start(launch, database, on_event, Meter(on_output))
+        child = start.fork(program)
+        try:
+            async with asyncio.timeout(START_S):
+                return await start.ready(child)
+        except BaseException as error:
+            await asyncio.shield(child.terminate(grace_s=0))
+            await start.close()
+            if isinstance(error, TimeoutError | ServiceError):
+                raise start.failure(error) from error
+            raise
+
+
+async def _ask_version(program: Path) -> str:
+    """Runs it in a folder of its own: it writes wherever it is."""
+    with tempfile.TemporaryDirectory(prefix="townkeeper-") as folder:
+        places = {"HOME": folder, "TMPDIR": folder}
+        command = spawn.Command((str(program), "--version"), Path(folder), places)
+        try:
+            answer = await spawn.run(command, VERSION_S)
+        except TimeoutError:
+            answer = spawn.Finished(1, "", f"no answer in {VERSION_S:.0f} s")
+    lines = answer.stdout.split()
+    if answer.code != 0 or not lines:
+        raise ServiceError(
+            Reason.START_FAILED,
+            f"cannot ask {program} for its version: {answer.stderr[-300:]}",
+        )
+    return lines[-1]
+
+
+class _Start:
+    """One start, from the fork to a handle that is ready."""
+
+    def __init__(
+        self, launch: Launch, database: Path, on_event: EventSink, meter: Meter
+    ) -> None:
+        self._launch = launch
+        self._database = database
+        self._on_event = on_event
+        self._meter = meter
+        self._config = kilo_config(launch.spec)
+        self._password = secrets.token_urlsafe(24)
+        self._seen = bytearray()
+        self._port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._api: KiloApi | None = None
+        self._handle: KiloHandle | None = None
+
+    def fork(self, program: Path) -> spawn.Child:
+        launch = self._launch
+        command = spawn.Command(
+            argv=(str(program), "serve", "--hostname", "127.0.0.1", "--port", "0"),
+            cwd=launch.workdir,
+            environ=kilo_environment(launch, self._config, self._password),
+            run=launch.run,
+        )
+        return spawn.start(command, self._on_chunk)
+
+    async def ready(self, child: spawn.Child) -> KiloHandle:
+        """Port, a real answer, a session, events: in this order."""
+        port = await _unless_ended(child, self._port)
+        self._api = KiloApi(port, self._password)
+        await _unless_ended(child, _answering(self._api))
+        session_id, resumed = await _session(self._api, self._launch)
+        self._handle = KiloHandle(
+            self._launch,
+            child,
+            self._api,
+            port=port,
+            session_id=session_id,
+            resumed=resumed,
+            database=self._database,
+            config=self._config,
+            on_event=self._on_event,
+        )
+        await _unless_ended(child, self._handle.connected())
+        return self._handle
+
+    async def close(self) -> None:
+        """Closes what a start that failed had opened; its process is gone."""
+        if self._handle is not None:
+            await self._handle.wait()
+        elif self._api is not None:
+            await self._api.close()
+
+    def failure(self, error: TimeoutError | ServiceError) -> ServiceError:
+        what = f"it was not ready in {START_S:.0f} s"
+        if isinstance(error, ServiceError):
+            what = error.message
+        said = bytes(self._seen[-TAIL_BYTES:]).decode(errors="replace").strip()
+        text = f"cannot start kilo: {what}; its last words: {said or 'none'}"
+        return ServiceError(Reason.START_FAILED, text)
+
+    def _on_chunk(self, stream: Stream, data: bytes) -> None:
+        self._meter.pass_on(stream, data)
+        if self._port.done():
+            return
+        self._seen += data
+        if found := _LISTENING.search(self._seen):
+            self._port.set_result(int(found[1]))
+        del self._seen[: -2 * TAIL_BYTES]
+
+
+def _prepare(launch: Launch, database: Path) -> None:
+    for path in private_folders(launch).values():
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    empty_folder(launch.tmpdir)  # each start drops a library of 5 MB in it
+    if launch.resume_session and database.exists():
+        move_session(database, launch.resume_session, launch.workdir.resolve())
+
+
+async def _answering(api: KiloApi) -> None:
+    attempt = 0
+    while not await api.probe(attempt):
+        attempt += 1
+        await asyncio.sleep(PROBE_PAUSE_S)
+
+
+async def _session(api: KiloApi, launch: Launch) -> tuple[str, bool]:
+    wanted = launch.resume_session
+    if wanted and await api.session_exists(wanted):
+        return wanted, True
+    return await api.create_session(launch.spec.name or launch.agent), False
+
+
+async def _unless_ended(child: spawn.Child, wanted: Awaitable[_T]) -> _T:
+    """Waits for something, or fails as soon as the process ends."""
+    waiting = asyncio.ensure_future(wanted)
+    ended = asyncio.ensure_future(child.ended())
+    try:
+        await asyncio.wait({waiting, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if waiting.done():
+            return waiting.result()
+        raise ServiceError(Reason.START_FAILED, "its process ended at once")
+    finally:
+        waiting.cancel()
+        ended.cancel()
