@@ -1,1 +1,23 @@
 """Fixtures of every suite. What only one suite needs stands in its own conftest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.redis_server import ValkeyProcess
+
+
+@pytest.fixture(scope="session")
+def valkey_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyProcess]:
+    """One Valkey for the whole run."""
+    with ValkeyProcess(tmp_path_factory.mktemp("valkey")) as process:
+        yield process
+
+
+@pytest.fixture
+def valkey(valkey_process: ValkeyProcess) -> ValkeyProcess:
+    """That Valkey, empty. A test that hurts it starts one of its own instead."""
+    valkey_process.flush()
+    return valkey_process

@@ -1,0 +1,84 @@
+"""Lua scripts: sent by digest, and on request awaited on the replicas as well."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib import resources
+from typing import Any, Final
+
+from redis.asyncio.cluster import PipelineCommand, RedisCluster
+from redis.exceptions import ClusterDownError, NoScriptError
+
+from services.chassis.redis_client import Store, not_durable, store_errors
+
+REPLICAS_WAIT_MS: Final = 2000
+
+
+class Script:
+    """A Lua script, sent by its digest, and whole when Redis does not know it."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        # Redis names scripts so; nothing rests on the strength of it.
+        self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+        self._sent_whole = False
+
+    @classmethod
+    def read(cls, package: str, name: str) -> Script:
+        """The script that lies in a package, such as `services.registry.lua`."""
+        return cls(resources.files(package).joinpath(name).read_text("utf-8"))
+
+    async def run(
+        self,
+        store: Store,
+        keys: Sequence[str | bytes],
+        args: Sequence[str | bytes | int | float] = (),
+        *,
+        replicas: int = 0,
+    ) -> Any:
+        """Runs it; with `replicas`, returns once that many have what it wrote."""
+        tail = [len(keys), *keys, *args]
+        with store_errors():
+            # A guess gone wrong would cost the wait for replicas once for nothing.
+            if self._sent_whole or not replicas:
+                with suppress(NoScriptError):
+                    digest = ["EVALSHA", self.sha, *tail]
+                    return await _send(store, keys, digest, replicas)
+            answer = await _send(store, keys, ["EVAL", self.source, *tail], replicas)
+            self._sent_whole = True
+            return answer
+
+
+async def _send(
+    store: Store, keys: Sequence[str | bytes], command: list[Any], replicas: int
+) -> Any:
+    if not replicas:
+        return await store.execute_command(*command)
+    # On one connection: WAIT answers for the writes of its own connection only.
+    wait = ["WAIT", replicas, REPLICAS_WAIT_MS]
+    answer, reached = await _both(store, keys[0], command, wait)
+    for result in (answer, reached):
+        if isinstance(result, Exception):
+            raise result
+    if reached < replicas:
+        raise not_durable(f"{reached} of {replicas} replicas have it")
+    return answer
+
+
+async def _both(
+    store: Store, key: str | bytes, first: list[Any], second: list[Any]
+) -> list[Any]:
+    if isinstance(store, RedisCluster):
+        commands = [PipelineCommand(0, *first), PipelineCommand(1, *second)]
+        name = key.decode() if isinstance(key, bytes) else key
+        node = store.get_node_from_key(name)
+        if node is None:
+            raise ClusterDownError("no node for the key")
+        await node.execute_pipeline(commands)
+        return [command.result for command in commands]
+    pipeline = store.pipeline(transaction=False)
+    pipeline.execute_command(*first)
+    pipeline.execute_command(*second)
+    return list(await pipeline.execute(raise_on_error=False))
