@@ -83,8 +83,8 @@ def _fill(target: Path, inside: Path, wanted: str, version: str) -> None:
         said = _ask_version(fresh / inside)
         if said != version:
             raise Problem(
-                f"cannot install {wanted}: its executable says {said or 'nothing'} when "
-                "asked for its version; try another version"
+                f"cannot install {wanted}: asked for its version, its executable says "
+                f"{said or 'nothing'}; try another version"
             )
         if target.exists():  # half of an older install
             shutil.rmtree(target)
@@ -98,8 +98,8 @@ def _npm_install(folder: Path, wanted: str) -> None:
     npm = shutil.which("npm")
     if npm is None:
         raise Problem(
-            f"cannot install {wanted}: npm is not on PATH; install Node.js with npm, or "
-            "name an executable that you have in TOWNKEEPER_KILO_BIN"
+            f"cannot install {wanted}: npm is not on PATH; install Node.js with npm, "
+            "or name an executable that you have in TOWNKEEPER_KILO_BIN"
         )
     options = ("--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
     command = [npm, "install", *options, "--prefix", str(folder), wanted]
@@ -120,8 +120,8 @@ def _npm_install(folder: Path, wanted: str) -> None:
     if done.returncode != 0:
         said = (done.stderr or done.stdout).strip()[-ERROR_LENGTH_MAX:]
         raise Problem(
-            f"cannot install {wanted}: npm failed; check that its registry is reachable "
-            f"and serves this version. It said: {said}"
+            f"cannot install {wanted}: npm failed; check that its registry is "
+            f"reachable and serves this version. It said: {said}"
         )
 
 
