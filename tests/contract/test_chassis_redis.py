@@ -174,8 +174,10 @@ class TestScript:
 
     async def test_too_few_replicas_is_not_durable(self, store: Store) -> None:
         """A write that did not reach the replicas wanted is not acknowledged."""
+        count = Script(COUNT.source)
+
         with pytest.raises(ServiceError) as refused:
-            await COUNT.run(store, ["n"], [1], replicas=1)
+            await count.run(store, ["n"], [1], replicas=1)
 
         assert refused.value.reason is Reason.NOT_DURABLE
 
@@ -287,8 +289,10 @@ class TestCluster:
 
     async def test_wants_replicas_too(self, cluster: Store) -> None:
         """WAIT follows the script on the node's own connection."""
+        count = Script(COUNT.source)
+
         with pytest.raises(ServiceError) as refused:
-            await COUNT.run(cluster, ["{t}:n"], [1], replicas=1)
+            await count.run(cluster, ["{t}:n"], [1], replicas=1)
 
         assert refused.value.reason is Reason.NOT_DURABLE
 
