@@ -1,0 +1,74 @@
+"""The snapshot service's process: settings → stores → serve → leave."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from contextlib import AsyncExitStack
+from typing import Final
+
+from services.chassis.clock import SystemClock
+from services.chassis.errors import ServiceError
+from services.chassis.keys import KeysError
+from services.chassis.redis_pool import Durability, connect
+from services.chassis.server import BindError, Server, run_until_signal
+from services.chassis.settings import SettingsError, load
+from services.chassis.telemetry import configure_logging
+from services.snapshots.assembly import Folders, assemble
+from services.snapshots.file_blobs import FileBlobs
+from services.snapshots.policy import POLICY
+from services.snapshots.redis_catalog import RedisCatalog
+from services.snapshots.servicer import SnapshotServicer
+from services.snapshots.settings import Settings
+from townkeeper.snapshots.v1 import snapshots_pb2, snapshots_pb2_grpc
+
+SERVICE: Final = snapshots_pb2.DESCRIPTOR.services_by_name["SnapshotService"]
+
+
+async def serve(settings: Settings) -> None:
+    """Serves until a signal."""
+    async with AsyncExitStack() as stack:
+        server = Server(
+            settings.address,
+            POLICY,
+            settings.trust.verifier(),
+            [SERVICE.full_name],
+            tls=settings.tls,
+        )
+        assert settings.blobs.root is not None, "problems() refuses others"
+        blobs = FileBlobs.open(settings.blobs.root, settings.environment)
+        stack.callback(blobs.close)
+        redis = await connect(settings.redis.url)
+        stack.push_async_callback(redis.aclose)
+        durability = Durability(redis, vouched=settings.redis.vouched)
+        catalog = RedisCatalog(redis, durability, replicas=settings.redis.replicas)
+        parts = assemble(
+            blobs,
+            catalog,
+            Folders(blobs.staging, blobs.scratch_path),
+            SystemClock(),
+            size_bytes_max=settings.snapshot_bytes_max,
+        )
+        stack.push_async_callback(parts.intake.close)
+        server.health.register("redis", catalog.check)
+        server.health.register("blobs", blobs.check)
+        snapshots_pb2_grpc.add_SnapshotServiceServicer_to_server(
+            SnapshotServicer(parts.catalog, parts.intake, parts.shelf, parts.downloads),
+            server.grpc,
+        )
+        await run_until_signal(server)
+
+
+def main() -> int:
+    configure_logging("snapshots")
+    try:
+        asyncio.run(serve(load(Settings, os.environ)))
+    except (SettingsError, KeysError, BindError, ServiceError) as error:
+        sys.stderr.write(f"townkeeper snapshots: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

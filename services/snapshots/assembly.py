@@ -1,0 +1,58 @@
+"""What one snapshot service consists of, tied together over any two stores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.chassis.clock import Clock
+from services.snapshots.commit import Committer
+from services.snapshots.downloads import Downloads
+from services.snapshots.intake import Intake
+from services.snapshots.pins import Pins
+from services.snapshots.shelf import Shelf
+from services.snapshots.staging import Staging
+from services.snapshots.store import BlobStore, Catalog
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """Where uploads wait and where scratch files may be made: one file system."""
+
+    staging: Path
+    scratch: Callable[[], Path]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the servicer calls and what the process closes."""
+
+    catalog: Catalog
+    intake: Intake
+    shelf: Shelf
+    downloads: Downloads
+
+
+def assemble(
+    blobs: BlobStore,
+    catalog: Catalog,
+    folders: Folders,
+    clock: Clock,
+    *,
+    size_bytes_max: int,
+) -> Parts:
+    pins = Pins()
+    shelf = Shelf(catalog, blobs)
+    staging = Staging(folders.staging, clock)
+    committer = Committer(
+        blobs, catalog, folders.scratch, pins, clock, size_bytes_max=size_bytes_max
+    )
+    return Parts(
+        catalog=catalog,
+        intake=Intake(
+            catalog, shelf, staging, committer, size_bytes_max=size_bytes_max
+        ),
+        shelf=shelf,
+        downloads=Downloads(blobs, pins, folders.scratch),
+    )

@@ -1,0 +1,221 @@
+"""Blobs as files in one folder, which belongs to one process at a time.
+
+A blob comes into being complete: synced under another name, then linked, then its
+folder is synced. The folder carries a mark that says whose it is.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from itertools import count
+from pathlib import Path
+from typing import Final, Self
+
+from services.chassis.errors import Reason, ServiceError
+from services.segments.disk import sync_folder
+from services.snapshots.disk_work import disk_errors, in_thread, make_folder
+from services.snapshots.store import BlobMissing
+
+LAYOUT: Final = 1
+MARK: Final = "townkeeper-store.json"
+_LOCK: Final = "lock"
+_STAGING: Final = "staging"
+_SCRATCH: Final = "scratch"
+_WHAT: Final = "the blob store"
+
+
+class FileBlobs:
+    """A BlobStore; also gives the folders for uploads and for scratch files."""
+
+    def __init__(self, root: Path, lock: int) -> None:
+        self._root = root
+        self._lock = lock
+        self._numbers = count()
+        self.staging = root / _STAGING
+        self.scratch = root / _SCRATCH
+
+    @classmethod
+    def open(cls, root: Path, environment: str) -> Self:
+        """Takes the folder over. Raises STORE_FOREIGN if it is not ours to take."""
+        with disk_errors(f"the blob store {root}"):
+            make_folder(root)
+            lock = _locked(root)
+            try:
+                _check_mark(root, environment)
+                # Scratch files are nobody's once their process is gone.
+                shutil.rmtree(root / _SCRATCH, ignore_errors=True)
+                for folder in (_STAGING, _SCRATCH):
+                    make_folder(root / folder)
+            except BaseException:
+                os.close(lock)
+                raise
+        return cls(root, lock)
+
+    def close(self) -> None:
+        """Lets another process take the folder."""
+        os.close(self._lock)
+
+    def scratch_path(self) -> Path:
+        """A name for a scratch file that nobody else uses."""
+        return self.scratch / f"{next(self._numbers)}"
+
+    async def create(self, key: str, data: bytes) -> bool:
+        return await in_thread(self._create, self._path(key), data)
+
+    async def publish(self, key: str, path: Path) -> None:
+        await in_thread(self._publish, self._path(key), path)
+
+    async def read(self, key: str) -> bytes:
+        try:
+            with disk_errors(_WHAT):
+                return await in_thread(self._path(key).read_bytes)
+        except FileNotFoundError as error:
+            raise BlobMissing(key) from error
+
+    @asynccontextmanager
+    async def local(self, key: str) -> AsyncIterator[Path]:
+        path = self._path(key)
+        if not await in_thread(path.is_file):
+            raise BlobMissing(key)
+        yield path
+
+    async def delete(self, key: str) -> None:
+        with disk_errors(_WHAT):
+            await in_thread(self._path(key).unlink, missing_ok=True)
+
+    async def list(self, folder: str) -> list[str]:
+        try:
+            with disk_errors(_WHAT):
+                return sorted(await in_thread(os.listdir, self._path(folder)))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    async def check(self) -> None:
+        with disk_errors(_WHAT):
+            await in_thread(self._probe)
+
+    def _path(self, key: str) -> Path:
+        return self._root / key
+
+    def _create(self, path: Path, data: bytes) -> bool:
+        beside = self.scratch_path()
+        with disk_errors(_WHAT):
+            try:
+                _write_synced(beside, data)
+                return _linked(beside, path)
+            finally:
+                beside.unlink(missing_ok=True)
+
+    def _publish(self, path: Path, source: Path) -> None:
+        with disk_errors(_WHAT):
+            _sync(source)
+            if _linked(source, path):
+                return
+            # The name is a digest, so both are equal, unless the old one has rotted.
+            beside = self.scratch_path()
+            os.link(source, beside)
+            try:
+                os.replace(beside, path)
+            finally:
+                beside.unlink(missing_ok=True)
+            sync_folder(path.parent)
+
+    def _probe(self) -> None:
+        path = self.scratch_path()
+        path.touch()
+        path.unlink()
+
+
+def _linked(source: Path, path: Path) -> bool:
+    """Gives the file a second name, durably, unless that name is taken."""
+    make_folder(path.parent)
+    try:
+        os.link(source, path)
+    except FileExistsError:
+        return False
+    sync_folder(path.parent)
+    return True
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _locked(root: Path) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(root / _LOCK, flags, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise _foreign(
+            root, "another process uses it; end that one, or give this one a folder"
+        ) from None
+    return descriptor
+
+
+def _check_mark(root: Path, environment: str) -> None:
+    path = root / MARK
+    try:
+        mark = json.loads(path.read_text("utf-8"))
+        found, layout = str(mark["environment"]), int(mark["layout"])
+    except FileNotFoundError:
+        _make_mark(root, environment)
+        return
+    except (ValueError, KeyError, TypeError):
+        raise _foreign(root, f"its {MARK} cannot be read; restore it") from None
+    if layout > LAYOUT:
+        raise _foreign(
+            root,
+            f"its layout is version {layout} and this program knows version {LAYOUT}; "
+            "upgrade Townkeeper",
+            layout=layout,
+        )
+    if found != environment:
+        raise _foreign(
+            root,
+            f"it belongs to environment {found!r}, not {environment!r}; set "
+            "TOWNKEEPER_BLOB_URL or TOWNKEEPER_ENVIRONMENT right",
+            environment=found,
+        )
+
+
+def _make_mark(root: Path, environment: str) -> None:
+    """Marks an empty folder; one that holds other things is not for us."""
+    strangers = sorted(set(os.listdir(root)) - {_LOCK, _STAGING, _SCRATCH})
+    if strangers and not strangers[0].startswith(f"{MARK}."):
+        raise _foreign(
+            root, f"it holds {strangers[0]!r} and no {MARK}; give an empty folder"
+        )
+    mark = {"environment": environment, "layout": LAYOUT}
+    beside = root / f"{MARK}.new"
+    with suppress(FileNotFoundError):
+        beside.unlink()
+    _write_synced(beside, json.dumps(mark).encode())
+    os.replace(beside, root / MARK)
+    sync_folder(root)
+
+
+def _foreign(root: Path, why: str, **metadata: object) -> ServiceError:
+    return ServiceError(
+        Reason.STORE_FOREIGN,
+        f"cannot use the blob store {root}: {why}",
+        path=root,
+        **metadata,
+    )

@@ -1,0 +1,136 @@
+"""Glue to the segment format: what an uploaded segment says, what a file becomes.
+
+Everything here blocks and belongs in a thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import apsw
+
+from services.chassis.errors import Reason, ServiceError
+from services.segments.disk import refusing_full_disk
+from services.segments.encode import SegmentEncoder, opaque_encoder, write_segment
+from services.segments.fingerprint import FINGERPRINT_BYTES, hash_pages
+from services.segments.layout import Header, SegmentInfo, is_page_size
+from services.segments.layout import Kind as FormatKind
+from services.segments.pack import Block
+from services.segments.read import file_parts
+from services.snapshots.generations import Addition, Kind, Segment
+
+_KINDS: Final = {
+    FormatKind.BASE: Kind.BASE,
+    FormatKind.DELTA: Kind.DELTA,
+    FormatKind.OPAQUE: Kind.OPAQUE,
+}
+_SQLITE_MAGIC: Final = b"SQLite format 3\0"
+_SQLITE_HEADER_BYTES: Final = 100
+# One packs while the other hashes the next pages; more only take turns.
+_THREADS: Final = 2
+
+
+def addition(info: SegmentInfo) -> Addition:
+    """A segment that was read to its end, as the rules see it."""
+    header = info.header
+    opaque = info.kind is FormatKind.OPAQUE
+    return Addition(
+        segment=Segment(
+            blake3=info.blake3,
+            kind=_KINDS[info.kind],
+            size_bytes=info.size_bytes,
+            page_count=header.pages,
+        ),
+        size_bytes=info.raw_bytes if opaque else header.page_size * header.page_count,
+        page_size_bytes=header.page_size,
+        page_count=header.page_count,
+        fingerprint=b"" if opaque else bytes(info.fingerprint),
+        parent_page_count=header.parent_page_count,
+        parent_fingerprint=bytes(header.parent_fingerprint),
+    )
+
+
+def check_fingerprint(found: Addition, claimed: bytes) -> None:
+    """The trailer must say of the database what the segment says."""
+    wanted_bytes = FINGERPRINT_BYTES if found.fingerprint else 0
+    if len(claimed) != wanted_bytes:
+        raise ServiceError(
+            Reason.FIELD_INVALID,
+            f"cannot use a fingerprint of {len(claimed)} bytes: send the "
+            f"{wanted_bytes} of the segment's footer",
+            field="trailer.fingerprint",
+        )
+    if claimed != found.fingerprint:
+        raise ServiceError(
+            Reason.DIGEST_MISMATCH,
+            "cannot commit a segment whose fingerprint is not the trailer's: save "
+            "again",
+            fingerprint=found.fingerprint.hex(),
+        )
+
+
+def encode_file(source: Path, target: Path) -> Addition:
+    """Makes a base of a sound SQLite file, and opaque bytes of anything else."""
+    page_size = sound_page_size(source)
+    with source.open("rb") as file, refusing_full_disk("the segment"):
+        if page_size:
+            header = Header.base(page_size, source.stat().st_size // page_size)
+            blocks = _blocks(file_parts_of(source, header), header)
+            encoder = SegmentEncoder(header, blocks, threads=_THREADS)
+        else:
+            encoder = opaque_encoder(file_parts(file))
+        with target.open("xb") as segment:
+            return addition(write_segment(segment, encoder))
+
+
+def file_parts_of(source: Path, header: Header) -> Iterator[bytes]:
+    """The file in pieces of as many pages as a chunk holds."""
+    size_bytes = header.chunk_pages_max * header.page_size
+    with source.open("rb", buffering=0) as file:
+        while part := file.read(size_bytes):
+            yield part
+
+
+def _blocks(parts: Iterator[bytes], header: Header) -> Iterator[Block]:
+    first = 1
+    for part in parts:
+        numbers = range(first, first + len(part) // header.page_size)
+        yield Block(numbers, hash_pages(part, header.page_size), part)
+        first = numbers.stop
+
+
+def sound_page_size(path: Path) -> int:
+    """The page size of a whole, sound SQLite database; 0 for anything else."""
+    size_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(_SQLITE_HEADER_BYTES)
+    if len(head) < _SQLITE_HEADER_BYTES or not head.startswith(_SQLITE_MAGIC):
+        return 0
+    page_size = int.from_bytes(head[16:18], "big")
+    page_size = 65_536 if page_size == 1 else page_size
+    if not is_page_size(page_size) or size_bytes % page_size:
+        return 0
+    # The count in the header counts only if the version beside it is the current one.
+    counted = int.from_bytes(head[28:32], "big")
+    if head[24:28] == head[92:96] and counted not in (0, size_bytes // page_size):
+        return 0
+    return page_size if _quick_check(path) else 0
+
+
+def _quick_check(path: Path) -> bool:
+    # Immutable: no -wal, -shm or journal is looked for, made, or believed.
+    flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+    flags |= apsw.SQLITE_OPEN_NOFOLLOW
+    try:
+        connection = apsw.Connection(f"{path.as_uri()}?immutable=1", flags=flags)
+        try:
+            connection.execute("PRAGMA trusted_schema=OFF")
+            connection.execute("PRAGMA cell_size_check=ON")
+            found: object = connection.execute("PRAGMA quick_check(1)").get
+            return found == "ok"
+        finally:
+            connection.close()
+    except apsw.Error:
+        return False

@@ -1,0 +1,160 @@
+"""The RPCs: wire in, rules and stores, wire out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, TypeAlias
+
+import grpc
+
+from services.chassis.errors import Reason, ServiceError
+from services.chassis.names import AgentName, SnapshotName
+from services.snapshots import wire
+from services.snapshots.downloads import Downloads, Range
+from services.snapshots.generations import AgentState, Claim, Snapshot, absent
+from services.snapshots.intake import Intake
+from services.snapshots.shelf import Shelf
+from services.snapshots.staging import PausedUpload
+from services.snapshots.store import Catalog
+from townkeeper.snapshots.v1 import snapshots_pb2 as pb
+from townkeeper.snapshots.v1 import snapshots_pb2_grpc
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+_Content = pb.DownloadSnapshotRequest
+
+
+class SnapshotServicer(snapshots_pb2_grpc.SnapshotServiceServicer):
+    """Generations of agents' sessions."""
+
+    def __init__(
+        self, catalog: Catalog, intake: Intake, shelf: Shelf, downloads: Downloads
+    ) -> None:
+        self._catalog = catalog
+        self._intake = intake
+        self._shelf = shelf
+        self._downloads = downloads
+
+    async def AdvanceEpoch(
+        self, request: pb.AdvanceEpochRequest, context: Context
+    ) -> pb.AdvanceEpochResponse:
+        agent = AgentName.parse(request.name)
+        state = await self._catalog.advance(agent, wire.owner(agent, request))
+        head = wire.snapshot(state.head) if state.head else None
+        return pb.AdvanceEpochResponse(head=head, generation=state.last)
+
+    async def UploadSnapshot(
+        self,
+        request_iterator: AsyncIterator[pb.UploadSnapshotRequest],
+        context: Context,
+    ) -> pb.UploadSnapshotResponse:
+        outcome = await self._intake.upload(wire.frames(request_iterator))
+        if isinstance(outcome, PausedUpload):
+            return pb.UploadSnapshotResponse(upload=wire.upload(outcome))
+        return pb.UploadSnapshotResponse(snapshot=wire.snapshot(outcome))
+
+    async def GetUpload(
+        self, request: pb.GetUploadRequest, context: Context
+    ) -> pb.GetUploadResponse:
+        agent = AgentName.parse(request.parent)
+        upload = self._intake.paused(agent, wire.upload_id(request.upload_id))
+        return pb.GetUploadResponse(upload=wire.upload(upload))
+
+    async def AbortUpload(
+        self, request: pb.AbortUploadRequest, context: Context
+    ) -> pb.AbortUploadResponse:
+        agent = AgentName.parse(request.parent)
+        await self._intake.abort(agent, wire.upload_id(request.upload_id))
+        return pb.AbortUploadResponse()
+
+    async def DownloadSnapshot(
+        self, request: pb.DownloadSnapshotRequest, context: Context
+    ) -> AsyncIterator[pb.DownloadSnapshotResponse]:
+        wanted = _wanted(request)
+        _, snapshot = await self._find(request.name)
+        opened = (
+            self._downloads.segments(snapshot)
+            if wanted is None
+            else self._downloads.file(snapshot, wanted)
+        )
+        async with opened as parts:
+            yield pb.DownloadSnapshotResponse(header=wire.snapshot(snapshot))
+            async for part in parts:
+                yield wire.part(part)
+
+    async def GetSnapshot(
+        self, request: pb.GetSnapshotRequest, context: Context
+    ) -> pb.GetSnapshotResponse:
+        state, snapshot = await self._find(request.name)
+        return pb.GetSnapshotResponse(
+            snapshot=wire.snapshot(snapshot), epoch=state.epoch
+        )
+
+    async def ListSnapshots(
+        self, request: pb.ListSnapshotsRequest, context: Context
+    ) -> pb.ListSnapshotsResponse:
+        agent = AgentName.parse(request.parent)
+        if request.page_size < 0:
+            raise wire.invalid("page_size", "give 0 or more")
+        below = wire.below(agent, request.page_token)
+        page = await self._shelf.page(agent, below, request.page_size)
+        return pb.ListSnapshotsResponse(
+            snapshots=map(wire.snapshot, page.snapshots),
+            next_page_token=wire.page_token(agent, page.below),
+        )
+
+    async def DeleteSnapshot(
+        self, request: pb.DeleteSnapshotRequest, context: Context
+    ) -> pb.DeleteSnapshotResponse:
+        agent, generation = wire.deletion(request)
+        deleted = await self._shelf.delete(
+            agent,
+            generation,
+            Claim(wire.optional_epoch(request)),
+            wire.generation_match(request),
+        )
+        return pb.DeleteSnapshotResponse(deleted_count=len(deleted))
+
+    async def UndeleteSnapshot(
+        self, request: pb.UndeleteSnapshotRequest, context: Context
+    ) -> pb.UndeleteSnapshotResponse:
+        raise _not_served("bring a deleted generation back")
+
+    async def ForkSnapshot(
+        self, request: pb.ForkSnapshotRequest, context: Context
+    ) -> pb.ForkSnapshotResponse:
+        raise _not_served("fork a generation")
+
+    async def VerifySnapshot(
+        self, request: pb.VerifySnapshotRequest, context: Context
+    ) -> pb.VerifySnapshotResponse:
+        raise _not_served("verify a generation by itself")
+
+    async def _find(self, name: str) -> tuple[AgentState, Snapshot]:
+        """The generation that a name means, and who owns the agent."""
+        parsed = SnapshotName.parse(name, latest=True)
+        agent = AgentName(parsed.town, parsed.agent)
+        state = await self._shelf.state(agent)
+        if not parsed.latest:
+            return state, await self._shelf.snapshot(agent, parsed.generation)
+        if state.head is None:
+            raise absent(agent, None)
+        return state, state.head
+
+
+def _wanted(request: pb.DownloadSnapshotRequest) -> Range | None:
+    """Which bytes of the file; None when segments are asked for."""
+    if request.offset < 0 or request.limit < 0:
+        raise wire.invalid("offset", "give offset and limit of 0 or more")
+    if request.content == _Content.CONTENT_SEGMENTS:
+        if request.offset or request.limit:
+            raise wire.invalid("offset", "segments are sent whole")
+        return None
+    if request.content not in (_Content.CONTENT_UNSPECIFIED, _Content.CONTENT_FILE):
+        raise wire.invalid("content", "give CONTENT_FILE or CONTENT_SEGMENTS")
+    return Range(request.offset, request.limit)
+
+
+def _not_served(what: str) -> ServiceError:
+    return ServiceError(
+        Reason.NOT_SERVED_YET, f"cannot {what} yet: a later release will"
+    )

@@ -1,0 +1,53 @@
+"""What the snapshot service is told by its environment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from services.chassis.parsers import BlobUrl, blob_url, listen_address, positive_int
+from services.chassis.parsers import text as any_text
+from services.chassis.redis_pool import RedisSettings
+from services.chassis.settings import group, var
+from services.chassis.tls import TlsSettings
+from services.chassis.trust import TrustSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One snapshot service and the stores behind it."""
+
+    address: str = var(
+        "TOWNKEEPER_SNAPSHOTS_ADDR",
+        listen_address,
+        default="127.0.0.1:50052",
+        help="where the snapshot service listens; port 0 asks for a free one",
+    )
+    blobs: BlobUrl = var(
+        "TOWNKEEPER_BLOB_URL", blob_url, help="where segments and records are kept"
+    )
+    environment: str = var(
+        "TOWNKEEPER_ENVIRONMENT",
+        any_text,
+        default="default",
+        help="the name that the blob store is marked with; a store with another mark"
+        " is refused",
+        example="production",
+    )
+    snapshot_bytes_max: int = var(
+        "TOWNKEEPER_SNAPSHOT_BYTES_MAX",
+        positive_int,
+        default=64 << 30,
+        help="the largest upload and the largest database, in bytes",
+        example="68719476736",
+    )
+    redis: RedisSettings = group(RedisSettings)
+    trust: TrustSettings = group(TrustSettings)
+    tls: TlsSettings = group(TlsSettings)
+
+    def problems(self) -> list[str]:
+        if self.blobs.root is not None:
+            return []
+        return [
+            "TOWNKEEPER_BLOB_URL names an s3:// store, which is served later: give"
+            " file:/// and an absolute folder"
+        ]

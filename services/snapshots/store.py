@@ -1,0 +1,129 @@
+"""The ports: what this service asks of a blob store and of a catalog.
+
+Adapters add no promises of their own. Both raise STORE_UNAVAILABLE when what is
+behind them does not answer, the blob store STORAGE_FULL when it has no room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from services.chassis.names import AgentName
+from services.snapshots.generations import AgentState, Claim, Snapshot
+
+
+class BlobMissing(Exception):
+    """There is no blob of that name."""
+
+
+class BlobStore(Protocol):
+    """Immutable blobs by name; names are paths like `towns/t/segments/ab/abcd`.
+
+    Whatever can be read was whole and on stable storage before its name appeared,
+    and stays so after any crash. Only one process writes to a file store at a time.
+    """
+
+    async def create(self, key: str, data: bytes) -> bool:
+        """Makes a small blob, unless the name is taken: then False, nothing changes."""
+
+    async def publish(self, key: str, path: Path) -> None:
+        """Makes a blob of the local file. A blob of that name is replaced: so only
+        for names that are digests, where replacing heals what had rotted."""
+
+    async def read(self, key: str) -> bytes:
+        """A small blob. Raises BlobMissing."""
+
+    def local(self, key: str) -> AbstractAsyncContextManager[Path]:
+        """The blob as a file to read while the context lasts. Raises BlobMissing."""
+
+    async def delete(self, key: str) -> None:
+        """Removes the blob; absent is fine."""
+
+    async def list(self, folder: str) -> list[str]:
+        """Names right below the folder, sorted; none if there is no such folder."""
+
+    async def check(self) -> None:
+        """Returns if the store can be written to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """An upload that was committed, and as which generation."""
+
+    agent: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A generation that exists, and when it was committed."""
+
+    generation: int
+    create_time_us: int
+
+
+class Catalog(Protocol):
+    """Who owns an agent, which generations it has, which one is the head.
+
+    Every change is one atomic step, durable when the call returns. A call that raises
+    UNAVAILABLE may have happened; all of them are safe to repeat.
+    """
+
+    async def advance(self, agent: AgentName, claim: Claim) -> AgentState:
+        """Fences earlier owners, binds this one. Raises LEASE_FENCED."""
+
+    async def look(
+        self, agent: AgentName, upload_id: str = ""
+    ) -> tuple[AgentState, Known | None]:
+        """The state, and what became of the upload, read in one step."""
+
+    async def commit(
+        self, snapshot: Snapshot, claim: Claim, if_generation_match: int | None
+    ) -> Snapshot | None:
+        """Makes the snapshot the head. Its generation must be the one after the last:
+        if it is not any more, None and nothing changed. If its upload was committed
+        before, that snapshot. Raises LEASE_FENCED, GENERATION_MISMATCH."""
+
+    async def records(
+        self, agent: AgentName, generations: Sequence[int]
+    ) -> list[Snapshot | None]:
+        """Recent records; None also for older ones, which only the blobs have."""
+
+    async def settle(self, agent: AgentName) -> None:
+        """Returns once everything known of the agent is as durable as promised: before
+        an answer that an earlier call, now lost, should have given."""
+
+    async def entries(
+        self, agent: AgentName, *, below: int | None = None, count: int | None = None
+    ) -> Sequence[Entry]:
+        """Generations that exist, newest first."""
+
+    async def delete(
+        self,
+        agent: AgentName,
+        generation: int | None,
+        claim: Claim,
+        if_generation_match: int | None,
+    ) -> Sequence[int]:
+        """Forgets one generation, or with None all; those that it forgot.
+        Raises LEASE_FENCED, GENERATION_MISMATCH (also for the head alone)."""
+
+    async def drop(self, agent: AgentName, generations: Sequence[int]) -> None:
+        """Forgets generations, but never the head: for retention."""
+
+    async def trim(self, agent: AgentName, below: int) -> None:
+        """Forgets the records, not the generations, below a number: all of them are
+        in the blob store."""
+
+    async def recent(self, agent: AgentName) -> Sequence[Snapshot]:
+        """All records that the catalog has, oldest first."""
+
+    async def towns(self) -> Sequence[str]:
+        """Towns that ever had an agent here."""
+
+    async def agents(self, town: str) -> Sequence[str]:
+        """Agents of the town that were ever seen."""
