@@ -152,3 +152,8 @@ def stage(target: str, text: str | None = None) -> str:
             below = first[1] if any(first[1] == s.split()[3] for s in stages) else None
             return (stage(below, text) if below else "") + one
     raise AssertionError(f"the Dockerfile has no target {target}")
+
+
+def image_variables(target: str) -> set[str]:
+    """Our own variables that the image of a target sets."""
+    return set(re.findall(r"\b(TOWNKEEPER_\w+)=", stage(target)))

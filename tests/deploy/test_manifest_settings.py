@@ -1,0 +1,139 @@
+"""deploy/base against the services: variables, ports, probes, time to stop."""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.chassis import server
+from services.chassis.settings import SettingsError, Variable, load, variables
+from tests.support import manifests
+from tests.support.manifests import SERVICES
+
+each_service = pytest.mark.parametrize("service", SERVICES)
+each_grpc_service = pytest.mark.parametrize("service", SERVICES[:3])
+
+# What a cluster puts where a manifest only refers to it.
+REFERRED = {
+    "POD_IP": "10.0.0.7",
+    "TOWNKEEPER_INSTANCE": "supervisor-0",
+    "TOWNKEEPER_REDIS_URL": "rediss://redis:6379/0",
+    "GASTOWN_TOWN_ID": "town-1",
+    "GASTOWN_CONTAINER_TOKEN": "a.b.c",
+}
+
+
+def settings_of(service: str) -> type[Any]:
+    """The dataclass that the service's settings module is about."""
+    module = importlib.import_module(f"services.{service}.settings")
+    (found,) = (
+        one
+        for one in vars(module).values()
+        if isinstance(one, type) and one.__module__ == module.__name__
+    )
+    return found
+
+
+def known(service: str) -> dict[str, Variable]:
+    return {one.name: one for one in variables(settings_of(service))}
+
+
+def as_started(service: str, root: Path) -> Mapping[str, str]:
+    """The environment that the process would see, its folders moved below `root`."""
+    given: dict[str, str] = {}
+    for name, value in manifests.environment(manifests.workload(service)).items():
+        text = REFERRED[name] if value is None else value
+        for earlier, meant in given.items():
+            text = text.replace(f"$({earlier})", meant)
+        for scheme in ("file://", ""):
+            if text.startswith(f"{scheme}/"):
+                text = f"{scheme}{root}{text.removeprefix(scheme)}"
+                Path(text.removeprefix(scheme)).mkdir(parents=True, exist_ok=True)
+        given[name] = text
+    return given
+
+
+def listen_port(service: str) -> int:
+    """The port that the service takes when nothing is said."""
+    name = f"TOWNKEEPER_{service.upper()}_ADDR"
+    return int(known(service)[name].default.rpartition(":")[2])
+
+
+@each_service
+def test_a_service_starts_with_what_its_manifest_says(
+    service: str, tmp_path: Path
+) -> None:
+    """No variable is missing, and none is refused by its parser."""
+    load(settings_of(service), as_started(service, tmp_path))
+
+
+@each_service
+def test_a_service_does_not_start_with_less(service: str, tmp_path: Path) -> None:
+    """The test above can fail: without its variables, the service names them."""
+    required = [one.name for one in known(service).values() if one.required]
+
+    with pytest.raises(SettingsError) as refused:
+        load(settings_of(service), {})
+
+    assert required
+    assert required == [name for name in required if name in str(refused.value)]
+
+
+@each_service
+def test_a_manifest_sets_only_what_its_service_reads(service: str) -> None:
+    """A variable that nobody reads is a misspelt one."""
+    given = set(manifests.environment(manifests.workload(service)))
+    built = manifests.image_variables(service)
+
+    assert set() == given - manifests.POD_VARIABLES - known(service).keys()
+    assert set() == built - known(service).keys()
+
+
+@each_service
+def test_a_service_listens_where_its_pod_says(service: str, tmp_path: Path) -> None:
+    """The address given, the port named and the default are one number."""
+    workload = manifests.workload(service)
+    (port,) = manifests.container(workload)["ports"]
+    given = as_started(service, tmp_path)[f"TOWNKEEPER_{service.upper()}_ADDR"]
+
+    assert str(port["containerPort"]) == given.rpartition(":")[2]
+    assert listen_port(service) == port["containerPort"]
+
+
+@each_service
+def test_a_service_calls_others_where_they_are(service: str) -> None:
+    """Each address names a Service of the base, and the port that it has."""
+    ports = {
+        name: str(manifests.of_kind(name, "Service")["spec"]["ports"][0]["port"])
+        for name in SERVICES
+    }
+    called = {
+        tuple((value or "").split(":"))
+        for name, value in manifests.environment(manifests.workload(service)).items()
+        if name.endswith("_ADDR") and name != f"TOWNKEEPER_{service.upper()}_ADDR"
+    }
+
+    assert called <= set(ports.items())
+
+
+@each_grpc_service
+def test_readiness_asks_for_the_service_by_name(service: str) -> None:
+    """Ready means that the service can do its work; alive, that the process answers."""
+    module = importlib.import_module(f"townkeeper.{service}.v1.{service}_pb2")
+    (name,) = [one.full_name for one in module.DESCRIPTOR.services_by_name.values()]
+    inside = manifests.container(manifests.workload(service))
+    port = listen_port(service)
+
+    assert {"port": port, "service": name} == inside["readinessProbe"]["grpc"]
+    assert {"port": port} == inside["livenessProbe"]["grpc"]
+
+
+@each_service
+def test_a_pod_has_time_to_stop(service: str) -> None:
+    """Kubernetes kills what has not ended in time; ending in order takes this long."""
+    stop_s = server.GRACE_S + server.FLUSH_S + server.STOP_LIMIT_S
+    pod = manifests.pod(manifests.workload(service))
+
+    assert pod["terminationGracePeriodSeconds"] >= 1.5 * stop_s
