@@ -1,0 +1,169 @@
+"""The five programs of an embedded plane: command lines, environments, addresses."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+from urllib.parse import quote
+
+from services.cli import embedded_valkey
+from services.cli.child import Program
+from services.cli.layout import DataDir, Endpoints, Marking
+from services.cli.ownership import MARK_VARIABLE, stop_limit_s
+from services.cli.problems import Problem
+
+INSTANCE: Final = "embedded"
+# A token that is minted at each start of the supervisor; it must outlive that.
+CONTAINER_TOKEN_TTL_S: Final = 365 * 24 * 3600.0
+# What of our own environment would contradict what `up` decides.
+_OURS: Final = (
+    "TOWNKEEPER_REDIS_",
+    "TOWNKEEPER_TLS_",
+    "TOWNKEEPER_JWKS_URL",
+    "GASTOWN_",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where the plane listens; port 0 stands for a free one until `chosen`."""
+
+    host: str
+    http: int
+    registry: int
+    snapshots: int
+    supervisor: int
+
+    def at(self, port: int) -> str:
+        """`host:port` to listen on."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{port}"
+
+    def to_call(self, port: int) -> str:
+        """`host:port` for callers on this machine."""
+        anywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+        return replace(self, host=anywhere.get(self.host, self.host)).at(port)
+
+    def chosen(self) -> Addresses:
+        """The same with a number for each port; an occupied one is a Problem."""
+        held: list[socket.socket] = []
+        try:
+            numbers = [
+                self._take(port, option, held)
+                for port, option in (
+                    (self.http, "--http-port"),
+                    (self.registry, "--registry-port"),
+                    (self.snapshots, "--snapshots-port"),
+                    (self.supervisor, "--supervisor-port"),
+                )
+            ]
+        finally:
+            for one in held:
+                one.close()
+        return Addresses(self.host, *numbers)
+
+    def _take(self, port: int, option: str, held: list[socket.socket]) -> int:
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        one = socket.socket(family)
+        held.append(one)
+        # A port whose last connections are still closing is free for a listener.
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            one.bind((self.host, port))
+            one.listen(1)
+        except (OSError, OverflowError) as error:
+            raise Problem(
+                f"cannot listen on {self.at(port)} "
+                f"({getattr(error, 'strerror', None) or error}): "
+                f"choose another {option}, or end what uses it"
+            ) from error
+        return int(one.getsockname()[1])
+
+    def endpoints(self, town: str) -> Endpoints:
+        return Endpoints(
+            town=town,
+            http=f"http://{self.to_call(self.http)}",
+            registry=self.to_call(self.registry),
+            snapshots=self.to_call(self.snapshots),
+            supervisor=self.to_call(self.supervisor),
+        )
+
+
+def make_programs(
+    data: DataDir,
+    addresses: Addresses,
+    marking: Marking,
+    mark: str,
+    container_token: Callable[[], str],
+) -> dict[str, Program]:
+    """Valkey and the four services, told about each other."""
+    socket_path = embedded_valkey.socket_path(data)
+    embedded_valkey.make_socket_folder(socket_path)
+    base = _base_environment() | {MARK_VARIABLE: mark}
+    shared = base | {
+        "TOWNKEEPER_ENVIRONMENT": marking.environment,
+        "TOWNKEEPER_KEYS_DIR": str(data.keys),
+    }
+    stored = shared | {"TOWNKEEPER_REDIS_URL": embedded_valkey.url(socket_path)}
+    registry = {"TOWNKEEPER_REGISTRY_ADDR": addresses.to_call(addresses.registry)}
+    snapshots = {"TOWNKEEPER_SNAPSHOTS_ADDR": addresses.to_call(addresses.snapshots)}
+    blobs = {"TOWNKEEPER_BLOB_URL": f"file://{quote(str(data.blobs))}"}
+    supervisor = {
+        "TOWNKEEPER_SUPERVISOR_ADDR": addresses.to_call(addresses.supervisor),
+        "TOWNKEEPER_DATA_DIR": str(data.container),
+        "TOWNKEEPER_INSTANCE": INSTANCE,
+        "TOWNKEEPER_EXEC": os.environ.get("TOWNKEEPER_EXEC", "any"),
+        "GASTOWN_TOWN_ID": marking.town,
+    }
+    listen = {
+        "registry": {"TOWNKEEPER_REGISTRY_ADDR": addresses.at(addresses.registry)},
+        "snapshots": {"TOWNKEEPER_SNAPSHOTS_ADDR": addresses.at(addresses.snapshots)},
+        "gateway": {"TOWNKEEPER_GATEWAY_ADDR": addresses.at(addresses.http)},
+    }
+
+    def supervisor_environment() -> Mapping[str, str]:
+        token = {"GASTOWN_CONTAINER_TOKEN": container_token()}
+        return shared | registry | snapshots | supervisor | token
+
+    environments: dict[str, Callable[[], Mapping[str, str]]] = {
+        "registry": lambda: stored | listen["registry"],
+        "snapshots": lambda: stored | registry | blobs | listen["snapshots"],
+        "gateway": lambda: shared | registry | snapshots | listen["gateway"],
+        "supervisor": supervisor_environment,
+    }
+    programs = {
+        name: Program(
+            name=name,
+            argv=service_command(name),
+            log=data.logs / f"{name}.log",
+            stop_s=stop_limit_s(name),
+            environ=environ,
+        )
+        for name, environ in environments.items()
+    }
+    programs["valkey"] = Program(
+        name="valkey",
+        argv=embedded_valkey.command(socket_path, data.valkey),
+        log=data.logs / "valkey.log",
+        stop_s=stop_limit_s("valkey"),
+        environ=lambda: base,
+        probe=lambda: embedded_valkey.answers(socket_path),
+    )
+    return programs
+
+
+def service_command(name: str) -> list[str]:
+    """How a service is run; what lies in the current folder is not imported."""
+    return [sys.executable, "-P", "-m", f"services.{name}"]
+
+
+def _base_environment() -> dict[str, str]:
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(_OURS) and name != MARK_VARIABLE
+    }
