@@ -62,7 +62,8 @@ class Health:
     async def start(self) -> None:
         """Runs every check once, then again and again in the background."""
         await self._look()
-        self._task = asyncio.create_task(self._watch(), name="health")
+        if self._task is None:
+            self._task = asyncio.create_task(self._watch(), name="health")
 
     async def stop(self) -> None:
         """Says NOT_SERVING for good."""

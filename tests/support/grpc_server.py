@@ -26,10 +26,10 @@ class RunningServer:
         self.address = f"127.0.0.1:{port}"
         self._stack = stack
 
-    def channel(self, token: str | None = None) -> grpc.aio.Channel:
+    def channel(self, token: str | None = None, **options: Any) -> grpc.aio.Channel:
         """A channel of ours that sends this token, or none."""
         source = StaticToken(token) if token is not None else None
-        channel = open_channel(self.address, source)
+        channel = open_channel(self.address, source, **options)
         self._stack.push_async_callback(channel.close)
         return channel
 
