@@ -1,0 +1,36 @@
+"""Routes without credentials: probes, metrics, public keys, the description."""
+
+from __future__ import annotations
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.responses import JSONResponse, Response
+
+from services.chassis.telemetry import REGISTRY
+from services.gateway.exchange import Exchange, bare
+
+
+async def read_root(_: Exchange) -> Response:
+    # The original's name: its clients look at it.
+    return bare({"service": "gastown", "status": "ok"})
+
+
+async def read_alive(_: Exchange) -> Response:
+    return bare({"status": "ok"})
+
+
+async def read_ready(exchange: Exchange) -> Response:
+    """Whether the services that every town needs are serving."""
+    failing = await exchange.services.failing()
+    if failing:
+        return bare({"status": "unready", "failing": failing}, 503)
+    return bare({"status": "ready"})
+
+
+async def read_metrics(_: Exchange) -> Response:
+    headers = {"content-type": CONTENT_TYPE_LATEST}
+    return Response(generate_latest(REGISTRY), headers=headers)
+
+
+async def read_keys(exchange: Exchange) -> Response:
+    headers = {"cache-control": "public, max-age=60"}
+    return JSONResponse(exchange.verifier.jwks(), headers=headers)

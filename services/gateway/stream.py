@@ -1,0 +1,204 @@
+"""HTTP bodies ⇄ gRPC frames, a chunk at a time in both directions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+import grpc.aio
+from blake3 import blake3
+
+from services.chassis.errors import Reason, ServiceError, rpc_errors
+from townkeeper.snapshots.v1 import resources_pb2, snapshots_pb2_grpc
+from townkeeper.snapshots.v1 import snapshots_pb2 as pb
+
+# As large as a frame may be: a quarter of gRPC's default message limit.
+CHUNK_BYTES: Final = 1024 * 1024
+# A transfer lasts at most an hour; longer ones are taken up again by the client.
+TRANSFER_TIMEOUT_S: Final = 3600.0
+ABORT_TIMEOUT_S: Final = 5.0
+ABORT_PAUSE_S: Final = 0.1
+
+Body: TypeAlias = AsyncIterator[bytes]
+Metadata: TypeAlias = tuple[tuple[str, str], ...]
+# Quoted: only type stubs know these, or that they are generic.
+Stub: TypeAlias = "snapshots_pb2_grpc.SnapshotServiceAsyncStub"
+SendingCall: TypeAlias = (
+    "grpc.aio.StreamUnaryCall[pb.UploadSnapshotRequest, pb.UploadSnapshotResponse]"
+)
+ReceivingCall: TypeAlias = (
+    "grpc.aio.UnaryStreamCall[pb.DownloadSnapshotRequest, pb.DownloadSnapshotResponse]"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class UploadTerms:
+    """Which agent a file is for, and what must hold for it to commit."""
+
+    agent: str
+    epoch: int | None = None
+    expected: int | None = None
+    upload_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+    def header(self) -> pb.UploadHeader:
+        return pb.UploadHeader(
+            parent=self.agent,
+            upload_id=self.upload_id,
+            body=pb.UploadHeader.BODY_FILE,
+            epoch=self.epoch,
+            if_generation_match=self.expected,
+        )
+
+
+class Upload:
+    """One whole file on its way in; commits when the body has ended, not before."""
+
+    def __init__(self, stub: Stub, metadata: Metadata, terms: UploadTerms) -> None:
+        self._stub = stub
+        self._metadata = metadata
+        self._terms = terms
+        self._sealed = False
+
+    async def run(self, body: Body) -> resources_pb2.Snapshot:
+        call = self._stub.UploadSnapshot(
+            metadata=self._metadata, timeout=TRANSFER_TIMEOUT_S
+        )
+        try:
+            with rpc_errors():
+                # A service that has refused takes no more frames: its answer says why.
+                with contextlib.suppress(asyncio.InvalidStateError):
+                    await self._send(call, body)
+                reply = await call
+        except BaseException:
+            call.cancel()
+            await self._abort()
+            raise
+        if reply.WhichOneof("outcome") != "snapshot":
+            raise ServiceError(
+                Reason.SERVICE_UNAVAILABLE, "cannot commit: the upload was cut; repeat"
+            )
+        return reply.snapshot
+
+    async def _send(self, call: SendingCall, body: Body) -> None:
+        await call.write(pb.UploadSnapshotRequest(header=self._terms.header()))
+        digest, offset = blake3(), 0
+        async for data in in_chunks(body):
+            crc32 = await asyncio.to_thread(_digest, digest, data)
+            chunk = pb.Chunk(offset=offset, data=data, crc32=crc32)
+            await call.write(pb.UploadSnapshotRequest(chunk=chunk))
+            offset += len(data)
+        self._sealed = True
+        trailer = pb.UploadTrailer(size_bytes=offset, blake3=digest.digest())
+        await call.write(pb.UploadSnapshotRequest(trailer=trailer))
+        await call.done_writing()
+
+    async def _abort(self) -> None:
+        """Has the service forget a cut upload, which it would keep for an hour."""
+        if self._sealed:
+            return
+        request = pb.AbortUploadRequest(
+            parent=self._terms.agent, upload_id=self._terms.upload_id
+        )
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ABORT_TIMEOUT_S):
+                while not await self._aborted(request):
+                    await asyncio.sleep(ABORT_PAUSE_S)
+
+    async def _aborted(self, request: pb.AbortUploadRequest) -> bool:
+        try:
+            with rpc_errors():
+                await self._stub.AbortUpload(
+                    request, metadata=self._metadata, timeout=ABORT_TIMEOUT_S
+                )
+        except ServiceError as error:
+            # Busy until the service has noticed that the stream was cut. In all other
+            # cases it forgets the upload by itself, only later.
+            return error.reason is not Reason.UPLOAD_BUSY
+        return True
+
+
+async def in_chunks(body: Body) -> AsyncIterator[bytes]:
+    """The same bytes in frames' sizes: all of CHUNK_BYTES but the last."""
+    buffer = bytearray()
+    async for data in body:
+        buffer += data
+        while len(buffer) >= CHUNK_BYTES:
+            yield bytes(memoryview(buffer)[:CHUNK_BYTES])
+            del buffer[:CHUNK_BYTES]
+    if buffer:
+        yield bytes(buffer)
+
+
+def _digest(digest: blake3, data: bytes) -> int:
+    digest.update(data)
+    return zlib.crc32(data)
+
+
+class Download:
+    """Bytes of a file on their way out. Open it, iterate it once, close it."""
+
+    def __init__(
+        self,
+        stub: Stub,
+        metadata: Metadata,
+        request: pb.DownloadSnapshotRequest,
+    ) -> None:
+        self._offset = request.offset
+        self._received = 0
+        self._digest = blake3()
+        self._call: ReceivingCall = stub.DownloadSnapshot(
+            request, metadata=metadata, timeout=TRANSFER_TIMEOUT_S
+        )
+        self._frames = aiter(self._call)
+
+    async def open(self) -> None:
+        """Waits for the first frame, so that refusals come before any byte."""
+        first = await self._next()
+        if first is None or first.WhichOneof("frame") != "header":
+            raise _cut("it did not begin with a header")
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """The bytes; the last of them only once the trailer has proven all."""
+        held = b""
+        while True:
+            reply = await self._next()
+            if reply is None:
+                raise _cut("it ended before its trailer")
+            if reply.WhichOneof("frame") == "trailer":
+                self._prove(reply.trailer)
+                yield held
+                return
+            if held:
+                yield held
+            held = await asyncio.to_thread(self._take, reply.chunk)
+
+    def close(self) -> None:
+        self._call.cancel()
+
+    async def _next(self) -> pb.DownloadSnapshotResponse | None:
+        with rpc_errors():
+            return await anext(self._frames, None)
+
+    def _take(self, chunk: pb.Chunk) -> bytes:
+        data = chunk.data
+        due = self._offset + self._received
+        if chunk.offset != due or _digest(self._digest, data) != chunk.crc32:
+            raise _cut("a chunk is not the one that was due")
+        self._received += len(data)
+        return data
+
+    def _prove(self, trailer: pb.DownloadTrailer) -> None:
+        whole = trailer.size_bytes == self._received
+        if not whole or trailer.blake3 != self._digest.digest():
+            raise _cut("its bytes fail their digest")
+
+
+def _cut(why: str) -> ServiceError:
+    return ServiceError(
+        Reason.SNAPSHOT_CORRUPT, f"cannot finish the download, {why}: repeat it"
+    )
