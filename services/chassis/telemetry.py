@@ -53,6 +53,8 @@ class Event(StrEnum):
     KEYS_UNREADABLE = "keys.unreadable"
     STORE_DURABLE = "store.durable"
     STORE_NOT_DURABLE = "store.not_durable"
+    STORE_AWAY = "store.away"
+    HINTS_BROKEN = "hints.broken"
 
 
 REGISTRY: Final = CollectorRegistry()

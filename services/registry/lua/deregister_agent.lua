@@ -1,0 +1,22 @@
+-- Forgets a record and its inbox; EPOCHS stays as it is.
+local meta = read(AGENTS, a.agent)
+if not meta then return refuse('AGENT_NOT_FOUND') end
+local revision = string.format('%d', meta.revision)
+if a.etag ~= '' and a.etag ~= revision then
+  return refuse('ETAG_MISMATCH', {etag = revision})
+end
+local lease = read(LEASES, a.agent)
+if holder(lease) then
+  return refuse('LEASE_HELD', {
+    agent = a.agent, instance = lease.instance, epoch = lease.epoch})
+end
+local start, stop = span(a.agent, '')
+for _, member in ipairs(redis.call('ZRANGEBYLEX', QUEUE, start, stop)) do
+  drop_message(member)
+end
+redis.call('ZREM', ORDER, meta.place .. '/' .. a.agent)
+redis.call('HDEL', COUNTERS, 'sequence:' .. a.agent)
+for _, key in ipairs({AGENTS, SPECS, LEASES, WAITING}) do
+  redis.call('HDEL', key, a.agent)
+end
+return {'ok', now}

@@ -1,0 +1,33 @@
+-- Renews an instance, and takes in what it knows of its runs.
+local instance = read(INSTANCES, a.slot)
+local refusal = not_the_boot(instance, a.boot)
+if refusal then return refusal end
+instance.deadline = now + TTL
+write(INSTANCES, a.slot, instance)
+
+local lost = {}
+for _, run in ipairs(a.runs) do
+  local lease, meta = read(LEASES, run.agent), read(AGENTS, run.agent)
+  if not (meta and lease and lease.instance == a.slot and lease.boot == a.boot
+      and lease.epoch == run.epoch) then
+    lost[#lost + 1] = run.agent
+  else
+    local before = cjson.encode(meta)
+    meta.generation = math.max(meta.generation, run.generation)
+    if meta.claimable then
+      meta.failed_starts, meta.last_error = run.failed_starts, run.last_error
+    end
+    if cjson.encode(meta) ~= before then save(run.agent, meta) end
+  end
+end
+
+local pending = {}
+for _, agent in ipairs(redis.call('HKEYS', WAITING)) do
+  local lease = read(LEASES, agent)
+  if lease and lease.instance == a.slot and lease.boot == a.boot then
+    pending[#pending + 1] = agent
+  end
+end
+local drain = active_drain()
+local bound = drain and drain.bound[a.slot] == a.boot
+return {'ok', now, lost, pending, bound and drain.nonce or ''}

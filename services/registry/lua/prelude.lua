@@ -1,0 +1,113 @@
+-- Stands in front of every script of this folder: the keys of one town, the store's
+-- clock, and what the scripts share. ARGV: ttl, gap start, gap until (ms), the
+-- arguments as JSON, then texts that no script looks into.
+local AGENTS, SPECS, ORDER = KEYS[1], KEYS[2], KEYS[3]
+local LEASES, EPOCHS, INSTANCES, DRAIN = KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local REQUESTS, REQUEST_TIMES = KEYS[8], KEYS[9]
+local MESSAGES, TEXTS, QUEUE = KEYS[10], KEYS[11], KEYS[12]
+local PENDING, SETTLED, WAITING = KEYS[13], KEYS[14], KEYS[15]
+local COUNTERS = KEYS[16]
+
+local TTL, GAP_START, GAP_UNTIL = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local a = cjson.decode(ARGV[4])
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+
+-- Behind every place of a list: agents that were registered one by one.
+local UNLISTED = '~'
+
+local function read(key, field)
+  local raw = redis.call('HGET', key, field)
+  return raw and cjson.decode(raw) or nil
+end
+
+local function write(key, field, value)
+  redis.call('HSET', key, field, cjson.encode(value))
+end
+
+-- Marks a record as changed and stores it.
+local function save(agent, meta)
+  meta.revision = redis.call('HINCRBY', COUNTERS, 'revision', 1)
+  meta.updated = now
+  write(AGENTS, agent, meta)
+end
+
+local function new_meta()
+  return {
+    state = 'active', end_reason = '', generation = 0, failed_starts = 0,
+    last_error = '', created = now, place = UNLISTED, claimable = true, listed = -1,
+  }
+end
+
+-- Puts an agent at its place in the order of lists.
+local function put(agent, meta, place)
+  if meta.place ~= place then
+    redis.call('ZREM', ORDER, meta.place .. '/' .. agent)
+    meta.place = place
+  end
+  redis.call('ZADD', ORDER, 0, place .. '/' .. agent)
+end
+
+local function alive(instance)
+  return instance.deadline > now
+    or (instance.deadline > GAP_START and now < GAP_UNTIL)
+end
+
+-- The live instance that holds a lease.
+local function holder(lease)
+  if not lease or lease.instance == '' then return nil end
+  local instance = read(INSTANCES, lease.instance)
+  if instance and instance.boot == lease.boot and alive(instance) then
+    return instance
+  end
+end
+
+-- The drain that is on: one that binds somebody who is still there.
+local function active_drain()
+  local raw = redis.call('GET', DRAIN)
+  if not raw then return nil end
+  local drain = cjson.decode(raw)
+  for slot, boot in pairs(drain.bound) do
+    local instance = read(INSTANCES, slot)
+    if instance and instance.boot == boot and alive(instance) then return drain end
+  end
+end
+
+-- A record as an answer: agent, meta, spec, lease, whether it is live, pending.
+local function record(agent, meta)
+  local lease = redis.call('HGET', LEASES, agent)
+  local live = lease and holder(cjson.decode(lease)) and 1 or 0
+  return {
+    agent, cjson.encode(meta), redis.call('HGET', SPECS, agent) or '', lease or '',
+    live, tonumber(redis.call('HGET', WAITING, agent) or 0),
+  }
+end
+
+local function refuse(reason, details)
+  return {reason, cjson.encode(details or {_ = 0})}
+end
+
+-- Refuses a caller that is not the boot that has the slot.
+local function not_the_boot(instance, boot)
+  if not instance then return refuse('INSTANCE_NOT_FOUND') end
+  if instance.boot ~= boot then
+    return refuse('SLOT_FENCED', {boot = instance.boot})
+  end
+end
+
+-- Takes a message out of all indexes. Messages are kept under agent/id, and stand
+-- in the queues as agent/sequence/id.
+local function drop_message(member)
+  local agent, message = string.match(member, '^([^/]+)/%d+/(.+)$')
+  redis.call('HDEL', MESSAGES, agent .. '/' .. message)
+  redis.call('HDEL', TEXTS, agent .. '/' .. message)
+  redis.call('ZREM', QUEUE, member)
+  redis.call('ZREM', PENDING, member)
+  redis.call('ZREM', SETTLED, member)
+end
+
+-- The bounds of one agent's part of a queue; '0' follows '/'.
+local function span(agent, after)
+  local start = after == '' and '[' .. agent .. '/' or '(' .. agent .. '/' .. after
+  return start, '(' .. agent .. '0'
+end

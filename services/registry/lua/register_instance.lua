@@ -1,0 +1,23 @@
+-- Takes a slot for a boot.
+local instance = read(INSTANCES, a.slot)
+if not instance or instance.boot ~= a.boot then
+  local raw = redis.call('HGETALL', INSTANCES)
+  for i = 1, #raw, 2 do
+    local other = cjson.decode(raw[i + 1])
+    if not alive(other) and other.deadline + a.expired_shown < now then
+      redis.call('HDEL', INSTANCES, raw[i])
+    end
+  end
+  if not instance and redis.call('HLEN', INSTANCES) >= a.instances_max then
+    return refuse('TOO_MANY_INSTANCES')
+  end
+  instance = {
+    boot = a.boot, registered = now,
+    sequence = redis.call('HINCRBY', COUNTERS, 'registered', 1),
+  }
+  redis.call('DEL', DRAIN)
+end
+instance.address, instance.capacity = a.address, a.capacity
+instance.deadline = now + TTL
+write(INSTANCES, a.slot, instance)
+return {'ok', now, a.slot, cjson.encode(instance)}

@@ -1,0 +1,8 @@
+-- Ends an instance; what it leases is held by nobody then.
+local instance = read(INSTANCES, a.slot)
+if instance then
+  local refusal = not_the_boot(instance, a.boot)
+  if refusal then return refusal end
+  redis.call('HDEL', INSTANCES, a.slot)
+end
+return {'ok', now}

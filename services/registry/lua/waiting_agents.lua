@@ -1,0 +1,2 @@
+-- Reads which agents have pending messages.
+return {'ok', now, redis.call('HKEYS', WAITING)}

@@ -1,0 +1,52 @@
+"""The store over Redis or Valkey, put together, and the tasks that it lives by."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from services.chassis.redis_pool import Durability, Store
+from services.registry.redis_agents import RedisAgents
+from services.registry.redis_hints import RedisHints
+from services.registry.redis_inbox import RedisInbox
+from services.registry.redis_leases import RedisLeases
+from services.registry.redis_town import RedisTown, Terms, open_store
+
+
+class RedisStore(RedisAgents, RedisLeases, RedisInbox):
+    """RegistryStore over Redis."""
+
+    def __init__(self, town: RedisTown, hints: RedisHints) -> None:
+        RedisAgents.__init__(self, town)
+        RedisInbox.__init__(self, town, hints)
+
+    async def check(self) -> None:
+        await self._redis.check()
+
+
+@asynccontextmanager
+async def opened(
+    store: Store,
+    *,
+    environment: str,
+    terms: Terms | None = None,
+    replicas: int = 0,
+    vouched: bool = False,
+) -> AsyncIterator[RedisStore]:
+    """The store, marked as ours, while the block runs. Raises STORE_FOREIGN."""
+    await open_store(store, environment)
+    durability = Durability(store, vouched=vouched)
+    town = RedisTown(store, durability, terms=terms, replicas=replicas)
+    hints = RedisHints(store)
+    await town.serve()
+    tasks = [
+        asyncio.create_task(town.keep_serving(), name="serving mark"),
+        asyncio.create_task(hints.listen(), name="hints"),
+    ]
+    try:
+        yield RedisStore(town, hints)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

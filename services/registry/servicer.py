@@ -1,0 +1,32 @@
+"""RegistryService, put together from its three parts."""
+
+from __future__ import annotations
+
+from services.registry.agents_servicer import AgentsServicer
+from services.registry.inbox_servicer import InboxServicer
+from services.registry.leases import HEARTBEAT_INTERVAL_S, TTL_S
+from services.registry.leases_servicer import LeasesServicer
+from services.registry.store import RegistryStore
+from townkeeper.registry.v1 import registry_pb2_grpc
+
+
+class RegistryServicer(
+    AgentsServicer,
+    LeasesServicer,
+    InboxServicer,
+    registry_pb2_grpc.RegistryServiceServicer,
+):
+    """Every call of the contract, over one store."""
+
+    def __init__(
+        self,
+        store: RegistryStore,
+        *,
+        ttl_s: float = TTL_S,
+        heartbeat_interval_s: float = HEARTBEAT_INTERVAL_S,
+    ) -> None:
+        self._agents = store
+        self._leases = store
+        self._inbox = store
+        self.ttl_s = ttl_s
+        self.heartbeat_interval_s = heartbeat_interval_s

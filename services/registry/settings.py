@@ -1,0 +1,57 @@
+"""What the registry reads from its environment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from services.chassis.parsers import duration, listen_address, text
+from services.chassis.redis_pool import RedisSettings
+from services.chassis.settings import group, var
+from services.chassis.tls import TlsSettings
+from services.chassis.trust import TrustSettings
+from services.registry.leases import HEARTBEAT_INTERVAL_S, TTL_S
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrySettings:
+    """Where it listens, where it stores, how long a lease lasts."""
+
+    address: str = var(
+        "TOWNKEEPER_REGISTRY_ADDR",
+        listen_address,
+        default="127.0.0.1:50051",
+        help="where the registry listens",
+    )
+    environment: str = var(
+        "TOWNKEEPER_ENVIRONMENT",
+        text,
+        default="development",
+        help="the name that marks the store as this environment's",
+        example="production",
+    )
+    lease_ttl_s: float = var(
+        "TOWNKEEPER_LEASE_TTL",
+        duration,
+        default=TTL_S,
+        help="how long an instance that is not heard of keeps its agents",
+        example="10s",
+    )
+    heartbeat_interval_s: float = var(
+        "TOWNKEEPER_HEARTBEAT_INTERVAL",
+        duration,
+        default=HEARTBEAT_INTERVAL_S,
+        help="how often an instance should be heard of",
+        example="2s",
+    )
+    redis: RedisSettings = group(RedisSettings)
+    trust: TrustSettings = group(TrustSettings)
+    tls: TlsSettings = group(TlsSettings)
+
+    def problems(self) -> list[str]:
+        if self.lease_ttl_s >= 3 * self.heartbeat_interval_s:
+            return []
+        # One lost heartbeat must not cost a lease.
+        return [
+            "TOWNKEEPER_LEASE_TTL: give at least three times "
+            "TOWNKEEPER_HEARTBEAT_INTERVAL"
+        ]

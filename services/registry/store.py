@@ -1,0 +1,172 @@
+"""The port: what this service asks of its store, and what the store promises.
+
+Every method is one atomic step. What changes agents, leases, drains or inboxes is
+durable when the method returns. UNAVAILABLE may mean that it happened all the same:
+every call is safe to repeat. Methods raise the refusals of `refusals.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from services.chassis.names import AgentName, InstanceName, MessageName
+from services.registry.agents import Agent, AgentPage, State
+from services.registry.entries import Entry
+from services.registry.inbox import (
+    Acknowledgement,
+    Message,
+    MessagePage,
+    MessageState,
+)
+from services.registry.leases import (
+    Drain,
+    Evidence,
+    Instance,
+    Pulse,
+    Release,
+    Resolution,
+)
+from services.registry.specs import AgentSpec, Role
+
+# An answer stays below this, so that it fits gRPC's 4 MiB with what is around it.
+ANSWER_BYTES_MAX = 3 * 1024 * 1024
+
+
+class AgentStore(Protocol):
+    """The records of towns."""
+
+    async def register_agent(
+        self,
+        name: AgentName,
+        spec: AgentSpec,
+        *,
+        configure_only: bool = False,
+        etag: str = "",
+        request_id: str = "",
+    ) -> Agent:
+        """Creates the record or replaces its spec; lease and epoch stay.
+
+        A list entry is kept while it means the same spec, and dropped with any other.
+        A repeat under the same `request_id` answers as the first did. Raises
+        ETAG_MISMATCH, TOO_MANY_AGENTS; FIELD_INVALID when the id was used otherwise.
+        """
+
+    async def get_agent(self, name: AgentName) -> Agent:
+        """Raises AGENT_NOT_FOUND."""
+
+    async def list_agents(
+        self,
+        town: str,
+        *,
+        after: str = "",
+        limit: int = 50,
+        state: State | None = None,
+        role: Role | None = None,
+    ) -> AgentPage:
+        """Records behind `after`, in the order of the last list, then by name; fewer
+        than `limit` when they are large."""
+
+    async def replace_spec(self, name: AgentName, spec: AgentSpec, etag: str) -> Agent:
+        """Replaces the spec of exactly this version of the record."""
+
+    async def deregister_agent(self, name: AgentName, etag: str = "") -> None:
+        """Forgets the record and the inbox, never the epoch. Raises AGENT_NOT_FOUND,
+        ETAG_MISMATCH, LEASE_HELD."""
+
+    async def replace_agents(self, town: str, entries: Sequence[Entry]) -> list[str]:
+        """Makes these the agents that must run; returns the others that stay because
+        a live instance holds them. Raises TOO_MANY_AGENTS."""
+
+
+class LeaseStore(Protocol):
+    """Instances, leases and drains of towns."""
+
+    async def register_instance(
+        self, name: InstanceName, boot_id: str, address: str, capacity: int = 0
+    ) -> Instance:
+        """Takes the slot; with a new boot, also ends the drain of the town."""
+
+    async def heartbeat(
+        self, name: InstanceName, boot_id: str, runs: Sequence[Evidence] = ()
+    ) -> Pulse:
+        """Renews the instance. Raises INSTANCE_NOT_FOUND, LEASE_FENCED."""
+
+    async def list_instances(self, town: str) -> list[Instance]:
+        """All instances by name, expired ones of the last hour included."""
+
+    async def release_instance(self, name: InstanceName, boot_id: str) -> None:
+        """Ends the instance; absent is fine. Raises LEASE_FENCED."""
+
+    async def resolve(self, name: AgentName) -> Resolution:
+        """Raises NO_INSTANCE."""
+
+    async def claim(
+        self,
+        name: InstanceName,
+        boot_id: str,
+        agents: Sequence[str] = (),
+        limit: int = 100,
+    ) -> list[tuple[Agent, bool]]:
+        """Leases for the instance, each with whether a dead holder had it.
+
+        Without names: active agents that nobody holds, at most `limit` and the
+        instance's capacity; entries of a list only if the instance registered after
+        it. Those it holds already come along. With names: all of them or none.
+        Raises INSTANCE_NOT_FOUND, LEASE_FENCED, DRAINING, AGENT_NOT_FOUND,
+        NO_START_REQUEST, LEASE_HELD.
+        """
+
+    async def release(
+        self, name: InstanceName, boot_id: str, releases: Sequence[Release]
+    ) -> list[str]:
+        """Gives leases back; returns the agents whose lease was not held any more."""
+
+    async def announce_drain(self, town: str, slots: Sequence[str] = ()) -> Drain:
+        """Binds these live instances, none means all, to those already bound. Raises
+        INSTANCE_NOT_FOUND."""
+
+    async def get_drain(self, town: str) -> Drain | None:
+        """The drain that is on."""
+
+    async def confirm_ready(self, town: str, nonce: str) -> bool:
+        """Ends the drain of that nonce; True when none is on any more."""
+
+
+class InboxStore(Protocol):
+    """Messages accepted for agents."""
+
+    async def enqueue(
+        self, name: MessageName, text: str, model: str = ""
+    ) -> tuple[Message, bool]:
+        """Accepts the message; the same id and content again is the same message,
+        then False. Raises AGENT_NOT_FOUND, MESSAGE_REUSED, INBOX_FULL."""
+
+    async def list_messages(
+        self,
+        name: AgentName,
+        *,
+        after: str = "",
+        limit: int = 50,
+        state: MessageState | None = None,
+    ) -> MessagePage:
+        """Messages behind `after` in order of acceptance. Raises AGENT_NOT_FOUND."""
+
+    async def acknowledge(self, name: MessageName, proof: Acknowledgement) -> Message:
+        """Settles the message; the same outcome again changes nothing. Raises
+        MESSAGE_NOT_FOUND, LEASE_FENCED, FIELD_INVALID, FIELD_REQUIRED."""
+
+    async def waiting_agents(self, town: str) -> list[str]:
+        """Agents that have pending messages."""
+
+    def hints(self, town: str) -> AbstractAsyncContextManager[AsyncIterator[str]]:
+        """Agents that get a message from now on; "" says that some may have been
+        missed. Raises WATCHER_TOO_SLOW from the iterator, and STORE_UNAVAILABLE."""
+
+
+class RegistryStore(AgentStore, LeaseStore, InboxStore, Protocol):
+    """All of it, over one store."""
+
+    async def check(self) -> None:
+        """Raises unless the store answers and keeps what it acknowledges."""
