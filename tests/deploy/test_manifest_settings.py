@@ -1,6 +1,7 @@
 """deploy/base against the services: variables, ports, probes, time to stop."""
 
 import importlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 import pytest
 
 from services.chassis import server
+from services.chassis.auth import Kind, Verifier
+from services.chassis.keys import KeyRing
 from services.chassis.settings import SettingsError, Variable, load, variables
 from tests.support import manifests
 from tests.support.manifests import SERVICES
@@ -77,7 +80,6 @@ def test_a_service_does_not_start_with_less(service: str, tmp_path: Path) -> Non
     with pytest.raises(SettingsError) as refused:
         load(settings_of(service), {})
 
-    assert required
     assert required == [name for name in required if name in str(refused.value)]
 
 
@@ -130,6 +132,22 @@ def test_readiness_asks_for_the_service_by_name(service: str) -> None:
     assert {"port": port} == inside["livenessProbe"]["grpc"]
 
 
+def test_the_gateways_probes_are_routes_of_its_own() -> None:
+    """Alive and ready are asked over HTTP, on paths that need no token."""
+    routes = importlib.import_module("services.gateway.routes")
+    answered = {
+        one.pattern
+        for one in routes.ROUTES
+        if one.access == routes.ANYONE and one.method == "GET"
+    }
+    inside = manifests.container(manifests.workload("gateway"))
+    probes = [inside[kind]["httpGet"] for kind in ("readinessProbe", "livenessProbe")]
+
+    assert ["/readyz", "/healthz"] == [one["path"] for one in probes]
+    assert {"/readyz", "/healthz"} <= answered
+    assert {inside["ports"][0]["name"]} == {one["port"] for one in probes}
+
+
 @each_service
 def test_a_pod_has_time_to_stop(service: str) -> None:
     """Kubernetes kills what has not ended in time; ending in order takes this long."""
@@ -137,3 +155,17 @@ def test_a_pod_has_time_to_stop(service: str) -> None:
     pod = manifests.pod(manifests.workload(service))
 
     assert pod["terminationGracePeriodSeconds"] >= 1.5 * stop_s
+
+
+async def test_the_keys_of_the_readme_prove_tokens(tmp_path: Path) -> None:
+    """A pod that has only jwks.json believes what the private keys signed."""
+    ring = KeyRing.create(tmp_path / "plane" / "keys")
+    mounted = tmp_path / "mounted"
+    mounted.mkdir()
+    (mounted / "jwks.json").write_text(json.dumps(ring.jwks()), "utf-8")
+
+    verifier = Verifier.from_directory(mounted)
+    caller = await verifier.verify(ring.mint(Kind.CONTAINER, town="town-1"))
+    await verifier.aclose()
+
+    assert (Kind.CONTAINER, "town-1") == (caller.kind, caller.town)

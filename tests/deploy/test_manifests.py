@@ -58,16 +58,15 @@ def test_every_path_lies_on_a_volume(service: str) -> None:
     assert [] == list(manifests.loose_mounts(manifests.workload(service)))
 
 
-def test_only_the_registry_holds_private_keys() -> None:
-    """Whoever breaks into an agent's container finds nothing to sign with."""
-    holders = {
-        service
-        for service in SERVICES
-        if ("secret", "townkeeper-keys")
-        in manifests.references(manifests.workload(service))
-    }
+@each_service
+def test_no_pod_can_sign(service: str) -> None:
+    """Services check tokens and make none: whoever breaks in finds only public keys."""
+    needed = manifests.references(manifests.workload(service))
 
-    assert {"registry"} == holders
+    assert ("configmap", "townkeeper-jwks") in needed
+    assert {"townkeeper-redis", "townkeeper-town"} >= {
+        name for kind, name in needed if kind == "secret"
+    }
 
 
 def test_the_readme_names_whatever_must_be_there_first() -> None:
@@ -81,7 +80,7 @@ def test_the_readme_names_whatever_must_be_there_first() -> None:
     }
 
     assert needed == {name for name in needed if f"`{name}`" in text}
-    assert {"townkeeper-redis", "townkeeper-keys"} < needed
+    assert {"townkeeper-redis", "townkeeper-jwks"} < needed
 
 
 def test_the_supervisors_disk_dies_with_the_pod() -> None:
