@@ -183,15 +183,14 @@ def _refuse_users(folder: int, database: Path) -> None:
 def find_user(files: set[Identity]) -> int | None:
     """A process that has one of these files open, this one included; None: none that
     we may look into."""
-    for process in os.scandir("/proc"):
-        if not process.name.isdigit():
-            continue
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        folder = f"/proc/{process}/fd"
         try:
-            descriptors = list(os.scandir(f"{process.path}/fd"))
+            descriptors = os.listdir(folder)
         except OSError:  # It ended, or belongs to somebody else.
             continue
-        if any(_is_one_of(descriptor.path, files) for descriptor in descriptors):
-            return int(process.name)
+        if any(_is_one_of(f"{folder}/{each}", files) for each in descriptors):
+            return int(process)
     return None
 
 
