@@ -190,8 +190,8 @@ def redis_url(given: str) -> str:
     parts = urlsplit(given)
     if parts.scheme not in {"redis", "rediss", "unix"}:
         raise ValueError("does not start with redis://, rediss:// or unix://")
-    if parts.scheme == "unix" and not parts.path.startswith("/"):
-        raise ValueError("names no socket path after unix://")
+    if parts.scheme == "unix" and (parts.hostname or not parts.path.startswith("/")):
+        raise ValueError("is not unix:// and an absolute path")
     if parts.scheme != "unix" and not parts.hostname:
         raise ValueError("names no host")
     try:

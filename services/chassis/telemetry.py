@@ -53,6 +53,12 @@ class Event(StrEnum):
     KEYS_UNREADABLE = "keys.unreadable"
     STORE_DURABLE = "store.durable"
     STORE_NOT_DURABLE = "store.not_durable"
+    UPLOADS_EXPIRED = "uploads.expired"
+    RECORD_REPAIRED = "record.repaired"
+    AGENT_REINDEXED = "agent.reindexed"
+    GENERATIONS_DROPPED = "generations.dropped"
+    SEGMENTS_COLLECTED = "segments.collected"
+    SWEEP_FAILED = "sweep.failed"
     STORE_AWAY = "store.away"
     HINTS_BROKEN = "hints.broken"
 
