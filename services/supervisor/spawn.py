@@ -24,6 +24,7 @@ from services.supervisor.process_tree import (
     ProcessIdentity,
     identify,
     members,
+    newest_member,
     table,
 )
 from services.supervisor.runtime import ExitReport, Stream
@@ -32,6 +33,7 @@ READ_BYTES = 64 * 1024  # a whole default pipe at once
 WRITE_S = 10.0  # a child that reads nothing for so long is not listening
 KILL_S = 10.0  # what is not dead by then is stuck in the kernel
 POLL_S = 0.01
+NEWEST_LOOKS = 50  # some 2 ms
 INHERITED = ("PATH", "LANG")
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -71,13 +73,14 @@ class Child:
     def __init__(
         self, process: subprocess.Popen[bytes], command: Command, sink: ChunkSink
     ) -> None:
+        identity = identify(process.pid)
+        assert identity is not None, "an unreaped child has an entry in /proc"
+        self.identity = identity
+        self._known: set[ProcessIdentity] = {identity}
         self._process = process
         self._run = command.run
         self._sink = sink
         self._loop = asyncio.get_running_loop()
-        identity = identify(process.pid)
-        assert identity is not None, "an unreaped child has an entry in /proc"
-        self.identity = identity
         self._requested = False
         self._unwritten = bytearray()
         self._writing = asyncio.Lock()
@@ -122,11 +125,13 @@ class Child:
         """SIGTERM, a time to end well, then SIGKILL to the whole tree."""
         if self.running:
             self._requested = True
+            await self._look_around()
             send(self.identity, signal.SIGTERM)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace_s):
                     await self._ended.wait()
         if self.running:
+            await self._look_around()
             send(self.identity, signal.SIGKILL)
         return await self.wait()
 
@@ -138,9 +143,15 @@ class Child:
         """Waits for the process alone, however its tree fares."""
         await self._ended.wait()
 
+    async def _look_around(self) -> None:
+        """Notes who belongs to the tree while its root lives: a child that has shed
+        mark and session is only found by its parent."""
+        found = await asyncio.to_thread(members, [self._run], [self.identity])
+        self._known |= set(found)
+
     async def _see_out(self) -> ExitReport:
         await self._ended.wait()
-        killed, survivors = await kill_tree([self._run], [self.identity])
+        killed, survivors = await kill_tree([self._run], self._known)
         code = self._process.wait()  # a zombie: returns at once
         _owned.discard(self.pid)
         for stream in list(self._readers):
@@ -163,17 +174,15 @@ class Child:
     def _on_readable(self, stream: Stream) -> bool:
         """Reads once; False when there is nothing, or nothing more."""
         pipe = self._readers.get(stream)
-        if pipe is None:
-            return False
         try:
-            data = os.read(pipe.fileno(), READ_BYTES)
+            data = os.read(pipe.fileno(), READ_BYTES) if pipe else b""
         except BlockingIOError:
             return False
-        if data:
-            self._sink(stream, data)
-        else:
+        if not data:
             self._close(stream)
-        return bool(data)
+            return False
+        self._sink(stream, data)
+        return True
 
     def _drain(self, stream: Stream) -> None:
         while self._on_readable(stream):
@@ -202,10 +211,10 @@ class Child:
 
 
 def start(command: Command, sink: ChunkSink) -> Child:
-    """Starts a child in a session of its own. `sink` gets its output, as it comes.
+    """Starts a child in a session of its own; `sink` gets its output as it comes.
 
     Raises RUNTIME_MISSING when the program is not there, START_FAILED when the kernel
-    refuses. Blocks for the fork only (vfork: a few milliseconds, whatever our size).
+    refuses. Blocks for the fork only: vfork, some milliseconds whatever our size.
     """
     try:
         process = subprocess.Popen(
@@ -225,9 +234,8 @@ def start(command: Command, sink: ChunkSink) -> Child:
             "that the program is installed and executable and that the folder exists",
         ) from error
     except (OSError, ValueError) as error:
-        raise ServiceError(
-            Reason.START_FAILED, f"cannot start {command.argv[0]}: {error}"
-        ) from error
+        text = f"cannot start {command.argv[0]}: {error}"
+        raise ServiceError(Reason.START_FAILED, text) from error
     _owned.add(process.pid)
     return Child(process, command, sink)
 
@@ -260,7 +268,7 @@ def send(identity: ProcessIdentity, number: signal.Signals) -> bool:
     """Signals exactly this process; False when it is gone or its pid is another's."""
     try:
         pidfd = os.pidfd_open(identity.pid)
-    except (ProcessLookupError, OSError):
+    except OSError:
         return False
     try:
         if identify(identity.pid) != identity:
@@ -281,22 +289,34 @@ async def kill_tree(
     Everybody is stopped first, round after round until nobody new is found: a stopped
     process cannot fork, so none is missed. Proven: it ends with an empty search.
     """
-    runs, roots = [name for name in runs if name], list(roots)
+    runs, roots = [name for name in runs if name], set(roots)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + KILL_S
     stopped: set[ProcessIdentity] = set()
     while True:
-        found = set(await asyncio.to_thread(members, runs, roots))
+        found = set(await asyncio.to_thread(_search, runs, roots | stopped))
         new = found - stopped
         if not found or loop.time() > deadline:
             return len(stopped - found), tuple(sorted(p.pid for p in found))
-        for identity in new:
-            send(identity, signal.SIGSTOP)
         stopped |= new
         if not new:
             for identity in found:
                 send(identity, signal.SIGKILL)
             await asyncio.sleep(POLL_S)
+
+
+def _search(runs: list[str], roots: set[ProcessIdentity]) -> list[ProcessIdentity]:
+    """Finds and stops. When nobody is found the newest process is looked at again and
+    again, for one that is always gone before a whole search comes to it."""
+    found = members(runs, roots)
+    looks = 0
+    while not found and runs and looks < NEWEST_LOOKS:
+        looks += 1
+        newest = newest_member(runs)
+        found = [newest] if newest and send(newest, signal.SIGSTOP) else []
+    for identity in found:
+        send(identity, signal.SIGSTOP)
+    return found
 
 
 def leftovers(

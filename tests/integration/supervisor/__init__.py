@@ -1,0 +1,1 @@
+"""The supervisor's adapters against real processes, disks and programs."""
