@@ -13,7 +13,7 @@ import secrets
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,6 +41,8 @@ DEFAULT_TTL_S: Final = 8 * 3600.0
 JWKS_FILE: Final = "jwks.json"
 _PREFIX: Final = "signing-"
 _SUFFIX: Final = ".pem"
+_KID_TIME: Final = "%Y%m%dT%H%M%S%f"
+_KID_TIME_LENGTH: Final = len("20260131T235959000000")
 
 PublicKeys = Mapping[str, Ed25519PublicKey]
 
@@ -73,12 +75,12 @@ class KeyRing:
         """Like `load`, but makes the folder and a first key where there is none."""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not _private_keys(folder):
-            _write_key(folder, clock or SystemClock())
+            _write_key(folder, _kid((clock or SystemClock()).now()))
         return cls.load(folder, clock)
 
     def rotate(self) -> KeyRing:
         """Adds a key that signs from now on; tokens of the older ones stay good."""
-        _write_key(self.folder, self.clock)
+        _write_key(self.folder, _kid(self.clock.now(), after=self.kid))
         return self.load(self.folder, self.clock)
 
     @property
@@ -175,8 +177,21 @@ def _read_private(path: Path) -> Ed25519PrivateKey:
     return key
 
 
-def _write_key(folder: Path, clock: Clock) -> str:
-    kid = f"{clock.now():%Y%m%dT%H%M%S%f}-{secrets.token_hex(4)}"
+def _kid(now: datetime, after: str = "") -> str:
+    """A key id that sorts after the given one, even when the clock went back."""
+    if after and f"{now:{_KID_TIME}}" <= after[:_KID_TIME_LENGTH]:
+        try:
+            last = datetime.strptime(after[:_KID_TIME_LENGTH], _KID_TIME)
+        except ValueError as error:
+            raise KeysError(
+                f"cannot rotate: the key {after} would go on signing; rename it so "
+                "that it starts with the time it was made"
+            ) from error
+        now = last + timedelta(microseconds=1)
+    return f"{now:{_KID_TIME}}-{secrets.token_hex(4)}"
+
+
+def _write_key(folder: Path, kid: str) -> None:
     pem = Ed25519PrivateKey.generate().private_bytes(
         Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
     )
@@ -189,7 +204,6 @@ def _write_key(folder: Path, clock: Clock) -> str:
         os.fsync(file.fileno())
     aside.rename(folder / f"{_PREFIX}{kid}{_SUFFIX}")
     _sync_folder(folder)
-    return kid
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,0 +1,446 @@
+"""Tokens proven, remembered, expired, revoked; and what a caller reaches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+
+from services.chassis import auth
+from services.chassis.access import authorize, authorize_names, town_and_agent
+from services.chassis.auth import (
+    LEEWAY_S,
+    Caller,
+    Kind,
+    RevocationList,
+    Verifier,
+    rule,
+)
+from services.chassis.errors import Reason, ServiceError
+from services.chassis.key_sources import LOOK_EVERY_S, DirectoryKeys
+from tests.support.clock import EPOCH, ManualClock
+from tests.support.tokens import (
+    AGENT,
+    FOREIGN_TOWN,
+    MALFORMED,
+    OTHER_AGENT,
+    RIG,
+    TOWN,
+    USER,
+    Tokens,
+)
+
+SECRET = b"0123456789abcdef0123456789abcdef"
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def tokens(tmp_path: Path, clock: ManualClock) -> Tokens:
+    return Tokens(tmp_path, clock)
+
+
+@pytest.fixture
+def verifier(tokens: Tokens) -> Verifier:
+    return tokens.verifier()
+
+
+async def reason(verifier: Verifier, token: str) -> str:
+    try:
+        await verifier.verify(token)
+    except ServiceError as error:
+        return error.reason
+    return "OK"
+
+
+class TestCallers:
+    async def test_a_container(self, verifier: Verifier, tokens: Tokens) -> None:
+        """A container speaks for one town, and for no agent."""
+        caller = await verifier.verify(tokens.container(generation=3))
+
+        assert (caller.kind, caller.town, caller.agent) == (Kind.CONTAINER, TOWN, None)
+        assert caller.generation == 3
+
+    async def test_an_agent(self, verifier: Verifier, tokens: Tokens) -> None:
+        """An agent speaks for itself: town, rig, agent."""
+        caller = await verifier.verify(tokens.agent())
+
+        assert (caller.kind, caller.town) == (Kind.AGENT, TOWN)
+        assert (caller.rig, caller.agent) == (RIG, AGENT)
+
+    async def test_a_user(self, verifier: Verifier, tokens: Tokens) -> None:
+        """A user speaks for the towns it belongs to."""
+        caller = await verifier.verify(tokens.user("a", "b"))
+
+        assert (caller.kind, caller.user) == (Kind.USER, USER)
+        assert caller.towns == {"a", "b"}
+
+    async def test_an_operator(self, verifier: Verifier, tokens: Tokens) -> None:
+        """An operator speaks for the towns named, or for all."""
+        assert (await verifier.verify(tokens.operator())).towns == {"*"}
+        assert (await verifier.verify(tokens.operator("a"))).towns == {"a"}
+
+    async def test_times_and_id(self, verifier: Verifier, tokens: Tokens) -> None:
+        """Each token has an id of its own, and says when it begins and ends."""
+        first = await verifier.verify(tokens.container(ttl_s=60))
+        second = await verifier.verify(tokens.container(ttl_s=60))
+
+        assert first.issued_at == EPOCH
+        assert (first.expires_at - EPOCH).total_seconds() == 60
+        assert first.token_id != second.token_id
+
+    async def test_the_originals_agent_tokens(
+        self, verifier: Verifier, tokens: Tokens
+    ) -> None:
+        """A token without scope that names an agent is an agent's."""
+        claims = tokens.claims(agentId=AGENT, rigId=RIG)
+        del claims["scope"]
+
+        assert (await verifier.verify(tokens.signed(claims))).kind is Kind.AGENT
+
+    def test_the_only_town_must_be_one(self) -> None:
+        """Nobody guesses which town a caller of several means."""
+        with pytest.raises(ServiceError) as refused:
+            _ = caller_of(Kind.OPERATOR, towns={"a", "b"}).town
+
+        assert refused.value.reason is Reason.FIELD_REQUIRED
+
+
+INCOMPLETE = [
+    pytest.param({"townId": None}, id="no town"),
+    pytest.param({"townId": 7}, id="town is a number"),
+    pytest.param({"townId": "../x"}, id="malformed town"),
+    pytest.param({"townId": "*"}, id="container of all towns"),
+    pytest.param({"scope": "god"}, id="unknown scope"),
+    pytest.param({"scope": ["container"]}, id="scope is a list"),
+    pytest.param({"scope": None}, id="no scope, no agent"),
+    pytest.param({"scope": "agent"}, id="agent without agent"),
+    pytest.param({"scope": "agent", "agentId": "a"}, id="agent without rig"),
+    pytest.param({"scope": "agent", "rigId": "r", "agentId": ".."}, id="bad agent"),
+    pytest.param({"scope": "user"}, id="user without user"),
+    pytest.param({"scope": "operator", "townId": None}, id="operator without towns"),
+    pytest.param(
+        {"scope": "user", "userId": "u", "townId": None, "towns": ["*"]},
+        id="user of all towns",
+    ),
+    pytest.param(
+        {"scope": "operator", "townId": None, "towns": ["*", "a"]}, id="star and more"
+    ),
+    pytest.param(
+        {"scope": "operator", "townId": None, "towns": "a"}, id="towns is no list"
+    ),
+    pytest.param({"exp": None}, id="no expiry"),
+    pytest.param({"iat": None}, id="no issue time"),
+    pytest.param({"exp": "soon"}, id="expiry is text"),
+    pytest.param({"exp": 1e300}, id="expiry beyond time"),
+    pytest.param({"exp": True}, id="expiry is a truth"),
+    pytest.param({"gen": "1"}, id="generation is text"),
+    pytest.param({"aud": ["other", "another"]}, id="other audiences"),
+    pytest.param({"aud": 7}, id="audience is a number"),
+]
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("changes", INCOMPLETE)
+    async def test_well_signed_and_wrong(
+        self, verifier: Verifier, tokens: Tokens, changes: dict[str, Any]
+    ) -> None:
+        """A good signature under claims that make no sense is not enough."""
+        claims = {**tokens.claims(), **changes}
+        given = {key: value for key, value in claims.items() if value is not None}
+
+        assert await reason(verifier, tokens.signed(given)) == Reason.TOKEN_INVALID
+
+    @pytest.mark.parametrize("token", MALFORMED)
+    async def test_malformed(self, verifier: Verifier, token: str) -> None:
+        """No text makes the verifier fall over."""
+        assert await reason(verifier, token) == Reason.TOKEN_INVALID
+
+    async def test_empty(self, verifier: Verifier) -> None:
+        """Nothing at all is a missing token."""
+        assert await reason(verifier, "") == Reason.TOKEN_MISSING
+
+    async def test_oversized_is_not_even_read(
+        self, verifier: Verifier, tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Length is judged before anything is decoded."""
+        token = tokens.oversized()
+        monkeypatch.delattr(jwt, "get_unverified_header")
+
+        assert await reason(verifier, token) == Reason.TOKEN_INVALID
+
+    async def test_not_yet(
+        self, verifier: Verifier, tokens: Tokens, clock: ManualClock
+    ) -> None:
+        """A token from the future is refused, a clock a little ahead is not."""
+        ahead = clock.now().timestamp() + LEEWAY_S
+
+        just = tokens.signed(tokens.claims(iat=ahead))
+        late = tokens.signed(tokens.claims(iat=ahead + 1))
+        begins_late = tokens.signed(tokens.claims(nbf=ahead + 1))
+
+        assert await reason(verifier, just) == "OK"
+        assert await reason(verifier, late) == Reason.TOKEN_INVALID
+        assert await reason(verifier, begins_late) == Reason.TOKEN_INVALID
+
+    async def test_no_inner_text(self, verifier: Verifier, tokens: Tokens) -> None:
+        """The refusal repeats nothing of the token."""
+        token = tokens.foreign_key()
+
+        with pytest.raises(ServiceError) as refused:
+            await verifier.verify(token)
+
+        assert token not in str(refused.value)
+
+
+class TestTime:
+    async def test_a_remembered_token_expires(
+        self, verifier: Verifier, tokens: Tokens, clock: ManualClock
+    ) -> None:
+        """Having been good once does not make it good for ever."""
+        token = tokens.container(ttl_s=60)
+
+        clock.advance(60 + LEEWAY_S - 0.1)
+        assert await reason(verifier, token) == "OK"
+
+        clock.advance(0.1)
+        assert await reason(verifier, token) == Reason.TOKEN_EXPIRED
+
+    async def test_memory_is_bounded(
+        self, tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A stream of fresh tokens does not grow the process."""
+        monkeypatch.setattr(auth, "REMEMBERED_MAX", 3)
+        verifier = tokens.verifier()
+
+        for _ in range(5):
+            await verifier.verify(tokens.container())
+
+        assert len(verifier._remembered) == 3
+
+
+class TestKeys:
+    async def test_a_removed_key_is_forgotten(
+        self, verifier: Verifier, tokens: Tokens, clock: ManualClock
+    ) -> None:
+        """Tokens of a key that was taken away fail within a second."""
+        token, kid = tokens.container(), tokens.ring.kid
+        assert await reason(verifier, token) == "OK"
+        tokens.ring = tokens.ring.rotate()
+
+        (tokens.folder / f"signing-{kid}.pem").unlink()
+        clock.advance(LOOK_EVERY_S)
+
+        assert await reason(verifier, token) == Reason.TOKEN_INVALID
+        assert await reason(verifier, tokens.container()) == "OK"
+
+
+class TestSharedSecret:
+    def minted(self, tokens: Tokens, **changes: Any) -> str:
+        claims = tokens.claims(**changes)
+        del claims["jti"]
+        return jwt.encode(
+            {key: value for key, value in claims.items() if value is not None},
+            SECRET,
+            algorithm="HS256",
+        )
+
+    async def test_counts_only_where_it_is_set(self, tokens: Tokens) -> None:
+        """Tokens minted elsewhere are believed by setting, never by default."""
+        token = self.minted(tokens)
+
+        assert await reason(tokens.verifier(), token) == Reason.TOKEN_INVALID
+        assert await reason(tokens.verifier(hs256_secret=SECRET), token) == "OK"
+
+    async def test_needs_no_audience_but_no_other_one(self, tokens: Tokens) -> None:
+        """The original's tokens name none; one for somebody else is refused."""
+        verifier = tokens.verifier(hs256_secret=SECRET)
+
+        assert await reason(verifier, self.minted(tokens, aud=None)) == "OK"
+        other = self.minted(tokens, aud="other")
+        assert await reason(verifier, other) == Reason.TOKEN_INVALID
+
+    async def test_another_secret_is_refused(self, tokens: Tokens) -> None:
+        """The secret is what counts."""
+        verifier = tokens.verifier(hs256_secret=SECRET[::-1])
+
+        assert await reason(verifier, self.minted(tokens)) == Reason.TOKEN_INVALID
+
+    async def test_public_keys_stay_no_secrets(self, tokens: Tokens) -> None:
+        """With a secret set, a public key used as one still proves nothing."""
+        verifier = tokens.verifier(hs256_secret=SECRET)
+
+        found = await reason(verifier, tokens.hs256_with_public_key())
+
+        assert found == Reason.TOKEN_INVALID
+
+    def test_a_short_secret_is_refused(self, tokens: Tokens) -> None:
+        """A secret that can be guessed stops the start."""
+        with pytest.raises(ValueError, match="under 32 bytes"):
+            tokens.verifier(hs256_secret=b"secret")
+
+
+class TestRevocation:
+    async def test_by_id(self, tokens: Tokens) -> None:
+        """One token dies, remembered or not; its neighbours live."""
+        revocations = RevocationList()
+        verifier = tokens.verifier(revocations=revocations)
+        token, other = tokens.container(), tokens.container()
+        caller = await verifier.verify(token)
+
+        revocations.update(TOWN, frozenset({caller.token_id}), 0)
+
+        assert await reason(verifier, token) == Reason.TOKEN_REVOKED
+        assert await reason(verifier, other) == "OK"
+
+    async def test_by_generation(self, tokens: Tokens) -> None:
+        """The town's older tokens die; newer ones and other towns' live."""
+        revocations = RevocationList()
+        verifier = tokens.verifier(revocations=revocations)
+
+        revocations.update(TOWN, frozenset(), 2)
+
+        old, new = tokens.container(generation=1), tokens.container(generation=2)
+        assert await reason(verifier, old) == Reason.TOKEN_REVOKED
+        assert await reason(verifier, new) == "OK"
+        assert await reason(verifier, tokens.container(FOREIGN_TOWN)) == "OK"
+        assert await reason(verifier, tokens.operator(TOWN)) == "OK"
+
+    async def test_an_operator_by_id(self, tokens: Tokens) -> None:
+        """An operator of all towns is revoked by any town's list."""
+        revocations = RevocationList()
+        verifier = tokens.verifier(revocations=revocations)
+        token = tokens.operator("*")
+        caller = await verifier.verify(token)
+
+        revocations.update(TOWN, frozenset({caller.token_id}), 0)
+
+        assert await reason(verifier, token) == Reason.TOKEN_REVOKED
+
+
+def caller_of(
+    kind: Kind, towns: set[str] | None = None, agent: str | None = None
+) -> Caller:
+    return Caller(
+        kind=kind,
+        towns=frozenset(towns or {TOWN}),
+        rig=RIG if kind is Kind.AGENT else None,
+        agent=agent or (AGENT if kind is Kind.AGENT else None),
+        user=None,
+        token_id="t",
+        issued_at=EPOCH,
+        expires_at=EPOCH,
+    )
+
+
+class TestAuthorize:
+    @pytest.mark.parametrize("kind", Kind)
+    def test_of_another_town(self, kind: Kind) -> None:
+        """No kind reaches a town that its token does not name."""
+        with pytest.raises(ServiceError) as refused:
+            authorize(caller_of(kind), rule(*Kind), town=FOREIGN_TOWN, agent=AGENT)
+
+        assert refused.value.reason is Reason.TOWN_FOREIGN
+
+    @pytest.mark.parametrize(
+        ("agent", "rig"),
+        [
+            pytest.param(OTHER_AGENT, None, id="another agent"),
+            pytest.param(None, None, id="the whole town"),
+            pytest.param(AGENT, "rig-2", id="another rig"),
+        ],
+    )
+    def test_an_agent_beyond_itself(self, agent: str | None, rig: str | None) -> None:
+        """An agent's token is for that agent, in its own rig."""
+        with pytest.raises(ServiceError) as refused:
+            authorize(
+                caller_of(Kind.AGENT), rule(*Kind), town=TOWN, agent=agent, rig=rig
+            )
+
+        assert refused.value.reason is Reason.AGENT_FOREIGN
+
+    def test_an_agent_in_its_own_rig(self) -> None:
+        """Naming its own rig is fine."""
+        authorize(caller_of(Kind.AGENT), rule(*Kind), town=TOWN, agent=AGENT, rig=RIG)
+
+    def test_the_star_is_an_operators(self) -> None:
+        """Even a container that claims all towns reaches none."""
+        star = caller_of(Kind.CONTAINER, towns={"*"})
+
+        with pytest.raises(ServiceError):
+            authorize(star, rule(*Kind), town=TOWN, agent=None)
+
+    def test_a_townless_method(self) -> None:
+        """A method about no resource is open to its kinds, and to no others."""
+        townless = rule(Kind.OPERATOR, townless=True)
+
+        authorize_names(caller_of(Kind.OPERATOR), townless, [])
+        with pytest.raises(ServiceError) as refused:
+            authorize_names(caller_of(Kind.USER), townless, [])
+
+        assert refused.value.reason is Reason.ROLE_INSUFFICIENT
+
+    def test_every_name_counts(self) -> None:
+        """One foreign name among own ones is enough to refuse."""
+        names = [f"towns/{TOWN}/agents/a", f"towns/{FOREIGN_TOWN}/agents/a"]
+
+        with pytest.raises(ServiceError) as refused:
+            authorize_names(caller_of(Kind.CONTAINER), rule(*Kind), names)
+
+        assert refused.value.reason is Reason.TOWN_FOREIGN
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("towns/t", ("t", None)),
+        ("towns/t/agents/a", ("t", "a")),
+        ("towns/t/agents/a/runs/r", ("t", "a")),
+        ("towns/t/agents/a/snapshots/latest", ("t", "a")),
+        ("towns/t/instances/i", ("t", None)),
+    ],
+)
+def test_where_a_name_lies(name: str, found: tuple[str, str | None]) -> None:
+    """Any kind of name tells its town, and its agent if it has one."""
+    assert town_and_agent(name) == found
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "towns",
+        "towns/",
+        "town/t",
+        "towns/t/agents",
+        "towns/t/agents/",
+        "towns/t/agents/../x",
+        "towns/t/agents/a/runs/r/x/y",
+        "/towns/t",
+        " towns/t",
+    ],
+)
+def test_where_no_name_lies(name: str) -> None:
+    """What is no name is refused, never taken for some town."""
+    with pytest.raises(ServiceError) as refused:
+        town_and_agent(name)
+
+    assert refused.value.reason is Reason.NAME_MALFORMED
+
+
+async def test_verifying_twice_proves_once(
+    tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token seen before costs a look-up, not a signature."""
+    verifier = Verifier(DirectoryKeys(tokens.folder), clock=tokens.clock)
+    token = tokens.container()
+    await verifier.verify(token)
+
+    monkeypatch.delattr(jwt, "decode")
+
+    assert (await verifier.verify(token)).town == TOWN
