@@ -7,7 +7,7 @@ from typing import Final
 
 import typer
 
-from services.cli import serve, tokens, up
+from services.cli import agents, install, instances, serve, snapshots, tokens, up
 from services.cli.problems import Exit, Problem, one_line
 
 app: Final = typer.Typer(
@@ -23,7 +23,11 @@ not notice.""",
 )
 app.command()(up.up)
 app.command()(serve.serve)
+app.add_typer(agents.app, name="agents")
+app.add_typer(snapshots.app, name="snapshots")
+app.add_typer(instances.app, name="instances")
 app.add_typer(tokens.app, name="token")
+app.add_typer(install.app, name="runtime")
 
 
 def main() -> None:
