@@ -1,0 +1,173 @@
+"""The supervisor's process: settings → neighbours → agents back → serve → leave."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from services.chassis.channels import StaticToken
+from services.chassis.clock import SystemClock
+from services.chassis.errors import ServiceError
+from services.chassis.server import BindError, Server, run_until_signal
+from services.chassis.settings import SettingsError, load
+from services.chassis.telemetry import configure_logging
+from services.supervisor import spawn
+from services.supervisor.events import EventLog
+from services.supervisor.heartbeat import Heartbeat
+from services.supervisor.hydrate import Hydrator
+from services.supervisor.ledger import Ledger
+from services.supervisor.policy import POLICY
+from services.supervisor.registry_client import RegistryClient
+from services.supervisor.roster import Roster
+from services.supervisor.run import backoff_s
+from services.supervisor.runtimes import make_runtimes
+from services.supervisor.servicer import SupervisorServicer
+from services.supervisor.settings import Settings
+from services.supervisor.snapshots_client import SnapshotsClient
+from services.supervisor.specs import Claim, Identity
+from services.supervisor.surroundings import Surroundings
+from services.supervisor.workspace import workspace_maker
+from townkeeper.supervisor.v1 import supervisor_pb2, supervisor_pb2_grpc
+
+log = structlog.get_logger()
+
+# How long the agents get on SIGTERM: below the 60 s of deploy/base, with room to save.
+LEAVE_GRACE_S: Final = 10.0
+SERVICE: Final = supervisor_pb2.DESCRIPTOR.services_by_name["SupervisorService"]
+
+
+async def serve(settings: Settings) -> None:
+    """One supervisor's life."""
+    spawn.adopt_orphans()
+    identity = Identity(settings.town, settings.instance, str(uuid.uuid4()))
+    around = _surroundings(settings, identity)
+    roster = Roster(around)
+    server = Server(
+        settings.address,
+        POLICY,
+        settings.trust.verifier(),
+        [SERVICE.full_name],
+        tls=settings.tls,
+    )
+    supervisor_pb2_grpc.add_SupervisorServiceServicer_to_server(
+        SupervisorServicer(roster, around, settings.exec_policy), server.grpc
+    )
+    tasks: list[asyncio.Task[None]] = []
+
+    async def join(port: int) -> None:
+        address = f"{settings.address.rpartition(':')[0]}:{port}"
+        interval_s, claims = await _register(around, address)
+        await _end_strangers(around, claims)
+        heart = Heartbeat(around, roster, address, interval_s, replaced)
+        tasks.append(asyncio.create_task(heart.beat(), name="heartbeat"))
+        tasks.append(asyncio.create_task(heart.watch_messages(), name="inbox watch"))
+        tasks.append(asyncio.create_task(roster.boot(claims), name="boot"))
+
+    async def replaced(why: str) -> None:
+        # Whatever we still do is refused: end our agents, then ourselves, as a crash.
+        log.error("instance.replaced", why=why)
+        await roster.lost_all(why)
+        os._exit(1)
+
+    async def leave() -> None:
+        await roster.leave(LEAVE_GRACE_S)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        try:
+            await around.registry.release_instance()
+        except ServiceError as error:
+            log.warning("instance.release_failed", error=error.message)
+        await around.registry.close()
+        await around.hydrator.snapshots.close()
+
+    await run_until_signal(server, on_stop=leave, on_start=join)
+
+
+def _surroundings(settings: Settings, identity: Identity) -> Surroundings:
+    token, clock = StaticToken(settings.container_token), SystemClock()
+    ledger = Ledger(settings.data_dir / "ledger")
+    runtimes = make_runtimes(settings)
+    around = Surroundings(
+        identity=identity,
+        data_dir=settings.data_dir,
+        clock=clock,
+        events=EventLog(identity.boot_id, clock),
+        ledger=ledger,
+        registry=RegistryClient(settings.registry, token, identity, settings.tls),
+        hydrator=None,  # type: ignore[arg-type]
+        runtimes=runtimes,
+    )
+    around.hydrator = Hydrator(
+        snapshots=SnapshotsClient(settings.snapshots, token, identity, settings.tls),
+        runtimes=runtimes,
+        ledger=ledger,
+        clock=clock,
+        places=around.places,
+        prepare_workspace=workspace_maker(settings.data_dir / "workspaces"),
+    )
+    return around
+
+
+async def _register(around: Surroundings, address: str) -> tuple[float, list[Claim]]:
+    """Takes the slot and what must run here; waits for a registry that is away."""
+    failures = 0
+    while True:
+        try:
+            interval_s = await around.registry.register_instance(address)
+            return interval_s, await around.registry.claim()
+        except ServiceError as error:
+            if error.code.name != "UNAVAILABLE":
+                raise
+            failures += 1
+            log.warning("instance.register_failed", error=error.message)
+            await asyncio.sleep(backoff_s(failures))
+
+
+async def _end_strangers(around: Surroundings, claims: list[Claim]) -> None:
+    """Ends what a dead predecessor left of agents that are not ours any more."""
+    ours = {claim.name for claim in claims}
+    for name in around.ledger.agents(around.identity.town):
+        if name not in ours:
+            ended = await around.ledger.end(name)
+            log.warning("leftovers.ended", agent=str(name), processes=ended)
+
+
+@contextlib.contextmanager
+def _alone_in(data_dir: Path) -> Iterator[None]:
+    """Two supervisors in one folder would each end the other's agents."""
+    with (data_dir / "supervisor.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise SettingsError(
+                f"cannot start: another supervisor uses {data_dir}; give"
+                " TOWNKEEPER_DATA_DIR a folder of its own"
+            ) from None
+        yield
+
+
+def main() -> int:
+    """Runs until SIGTERM; 0 after an orderly stop."""
+    configure_logging("supervisor")
+    try:
+        settings = load(Settings, os.environ)
+        with _alone_in(settings.data_dir):
+            asyncio.run(serve(settings))
+    except (SettingsError, BindError, ServiceError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

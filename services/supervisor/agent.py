@@ -1,0 +1,352 @@
+"""One agent in this container: start, stop, crash, restart, one step at a time.
+
+Every public step takes the agent's lock, so a start waits for the stop before it and
+for the save that belongs to it. Other agents are never waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import Final
+
+import structlog
+
+from services.chassis.errors import Reason, ServiceError
+from services.chassis.names import AgentName
+from services.supervisor.errand import Errand
+from services.supervisor.live import LiveRun, last_save
+from services.supervisor.output import OutputBuffer
+from services.supervisor.run import (
+    Crashes,
+    Run,
+    State,
+    backoff_s,
+    describe,
+    no_run,
+    not_running,
+)
+from services.supervisor.runtime import ExitReport
+from services.supervisor.saver import Saver
+from services.supervisor.specs import Claim
+from services.supervisor.surroundings import Surroundings
+
+log = structlog.get_logger()
+
+STOP_GRACE_S: Final = 10.0
+# A stop answers SAVE_PENDING after this; the save itself goes on.
+LAST_SAVE_S: Final = 30.0
+
+
+class Agent:
+    """The keeper of one agent. `run` is the current run, or the last one."""
+
+    def __init__(self, name: AgentName, around: Surroundings) -> None:
+        self.name = name
+        self.run: Run | None = None
+        self.output = OutputBuffer()
+        self.failed_starts = 0
+        self._around = around
+        self._lock = asyncio.Lock()
+        self._claim: Claim | None = None
+        self._live: LiveRun | None = None
+        self._saver: Saver | None = None  # stays after the process until all is saved
+        self._errand = Errand(str(name))
+
+    @property
+    def epoch(self) -> int:
+        return self._claim.epoch if self._claim is not None else 0
+
+    @property
+    def lag_s(self) -> float:
+        return self._saver.lag_s if self._saver is not None else 0.0
+
+    @property
+    def holds_lease(self) -> bool:
+        return self._claim is not None
+
+    def wake(self) -> None:
+        """Says that the inbox may hold something new."""
+        if self._live is not None:
+            self._live.wake()
+
+    async def start(self) -> Run:
+        """Claims the agent and starts it, or returns the run that it already has."""
+        async with self._lock:
+            claim = (await self._around.registry.claim([self.name]))[0]
+            if self._runs(claim):
+                assert self.run is not None
+                return self.run
+            await self._halt(STOP_GRACE_S)
+            try:
+                return await self._begin(claim, Crashes())
+            except ServiceError:
+                await self._release("")
+                raise
+
+    async def resume(self, claim: Claim) -> None:
+        """Starts an agent that was claimed at boot; tries again until it runs."""
+        async with self._lock:
+            if self._runs(claim):
+                return
+            try:
+                await self._begin(claim, Crashes())
+            except ServiceError:
+                self._errand.begin(self._restart(claim, Crashes()))
+
+    async def stop(self, grace_s: float) -> Run:
+        """Ends the process, saves its last state, gives the lease back.
+
+        Raises SAVE_PENDING when the store does not take the state in time: then the
+        lease stays and the save goes on.
+        """
+        async with self._lock:
+            if self.run is None:
+                raise no_run(self.name)
+            await self._halt(grace_s)
+            await self._release("stopped")
+            self._exited("stopped")
+            return self.run
+
+    async def leave(self, grace_s: float) -> None:
+        """As `stop`, for a supervisor that ends: the agent must run elsewhere."""
+        async with self._lock:
+            await self._halt(grace_s)
+            await self._release("")
+            if self.run is not None:
+                self._exited("evicted")
+
+    async def lost(self, why: str) -> None:
+        """The lease is another's: ends everything, saves nothing, keeps the file."""
+        async with self._lock:
+            if self._claim is None:
+                return
+            log.error("agent.lease_lost", agent=str(self.name), why=why)
+            await self._errand.drop()
+            live, saver = self._live, self._saver
+            self._live = self._saver = self._claim = None
+            if live is not None:
+                await live.stop(0.0)
+            if saver is not None:
+                await saver.close()
+                if saver.database is not None:
+                    places = self._around.places(self.name)
+                    places.set_aside(saver.database, "fenced")
+            if self.run is not None:
+                self.run.error = why
+                self.run.exit_reason = "failed"
+                self.run.state = State.FAILED
+
+    async def save(self) -> Saver:
+        """Everything committed before this call is durable when it returns."""
+        saver = self._saver
+        if saver is None:
+            raise not_running(self.name)
+        await saver.save()
+        return saver
+
+    async def set_model(self, model: str, small_model: str) -> Run:
+        """Changes the model of the next turns."""
+        async with self._lock:
+            if self._live is None or self.run is None:
+                raise not_running(self.name)
+            await self._live.handle.set_model(model, small_model)
+            self.run.model = model
+            return self.run
+
+    async def restore(self, number: int) -> tuple[int, int]:
+        """Makes an older generation the newest; returns its new number and that of
+        the state it replaced (0: there was none)."""
+        async with self._lock:
+            claim = (await self._around.registry.claim([self.name]))[0]
+            ran = self._live is not None
+            await self._halt(STOP_GRACE_S)
+            restored, replaced = await self._around.hydrator.restore(claim, number)
+            if ran:
+                await self._begin(claim, Crashes())
+            else:
+                await self._release("stopped")
+            return restored, replaced
+
+    # Everything below runs under the lock.
+
+    def _runs(self, claim: Claim) -> bool:
+        held = self._claim
+        return (
+            self._live is not None
+            and held is not None
+            and (held.epoch, held.spec) == (claim.epoch, claim.spec)
+        )
+
+    async def _begin(self, claim: Claim, crashes: Crashes) -> Run:
+        around = self._around
+        self._claim = claim
+        self.run = run = Run(
+            name=self.name,
+            id=uuid.uuid4().hex,
+            role=claim.spec.role,
+            epoch=claim.epoch,
+            started_at=around.clock.now(),
+            model=claim.spec.model,
+            crash_count=crashes.count,
+        )
+        self.output.close()
+        self.output = OutputBuffer()
+        try:
+            live = await self._launch(claim, run, crashes)
+        except ServiceError as error:
+            self.failed_starts += 1
+            run.error, run.exit_reason = error.message, "failed"
+            run.move(State.FAILED)
+            around.events.append(self.name.agent, "agent.failed", {"error": run.error})
+            await self._close_saver()
+            raise
+        self.failed_starts = 0
+        run.move(State.RUNNING)
+        self._live = live
+        self._errand.begin(self._watch(live, crashes))
+        return run
+
+    async def _launch(self, claim: Claim, run: Run, crashes: Crashes) -> LiveRun:
+        around = self._around
+        runtime = around.runtime(claim.spec.runtime)
+        hydrated = await around.hydrator.hydrate(
+            claim, run.id, crashed=crashes.count > 0
+        )
+        self._saver = saver = hydrated.saver
+        saver.on_saved, saver.on_fenced = self._on_saved, self._on_fenced
+        run.workdir = str(hydrated.launch.workdir)
+        run.generation, run.saved_at = saver.generation, saver.saved_at
+        run.lost_generations = hydrated.lost
+        run.error = hydrated.report
+        run.move(State.STARTING)
+        around.ledger.intend(self.name, run.id)
+        live = LiveRun(run, saver, self.output, around.events, around.clock.now)
+        await live.start(runtime, hydrated.launch, around.registry, claim.spec.prompt)
+        around.ledger.started(self.name, run.id, run.pid)
+        return live
+
+    async def _watch(self, live: LiveRun, crashes: Crashes) -> None:
+        report = await live.wait()
+        async with self._lock:
+            if self._live is live:
+                self._errand.hand_over()
+                await self._process_ended(live, report, crashes)
+
+    async def _process_ended(
+        self, live: LiveRun, report: ExitReport, crashes: Crashes
+    ) -> None:
+        run, claim = live.run, self._claim
+        assert claim is not None
+        await live.end()
+        self._live = None
+        run.move(State.SAVING)
+        saved = await last_save(live.saver, LAST_SAVE_S)
+        around = self._around
+        if report.completed and claim.spec.runtime == "exec":
+            if saved:
+                await self._release("completed")
+                self._exited("completed")
+            else:
+                self._errand.begin(self._save_then_release("completed"))
+            return
+        crashes.record(around.clock.monotonic())
+        run.crash_count = crashes.count
+        run.error = describe(report)
+        log.warning("agent.crashed", agent=str(self.name), error=run.error)
+        live.emit("agent.crashed", error=run.error, crashes=crashes.count)
+        await self._close_saver()
+        if crashes.too_many:
+            run.exit_reason = "failed"
+            run.move(State.FAILED)
+            await self._release("failed")
+            return
+        run.exit_reason = "crashed"
+        run.move(State.BACKOFF)
+        self._errand.begin(self._restart(claim, crashes))
+
+    async def _restart(self, claim: Claim, crashes: Crashes) -> None:
+        while True:
+            await asyncio.sleep(backoff_s(max(crashes.count, self.failed_starts, 1)))
+            async with self._lock:
+                if not self._errand.current:
+                    return
+                try:
+                    await self._begin(claim, crashes)
+                except ServiceError as error:
+                    log.warning(
+                        "agent.start_failed",
+                        agent=str(self.name),
+                        error=error.message,
+                        failures=self.failed_starts,
+                    )
+                    continue
+                return
+
+    async def _halt(self, grace_s: float) -> None:
+        """Ends the process, if there is one, and saves; raises SAVE_PENDING."""
+        await self._errand.drop()
+        live, self._live = self._live, None
+        if live is not None:
+            live.run.move(State.STOPPING)
+            report = await live.stop(grace_s)
+            if report.survivors:
+                live.run.error = f"processes {report.survivors} would not die"
+            live.run.move(State.SAVING)
+        if self._saver is None:
+            return
+        if not await last_save(self._saver, LAST_SAVE_S):
+            self._errand.begin(self._save_then_release("stopped"))
+            raise ServiceError(
+                Reason.SAVE_PENDING,
+                f"cannot finish the stop of {self.name}: its process is gone and its"
+                " last state waits for the snapshot service; the save goes on",
+                agent=self.name,
+            )
+        await self._close_saver()
+
+    async def _save_then_release(self, end_reason: str) -> None:
+        failures = 0
+        while True:
+            async with self._lock:
+                if not self._errand.current:
+                    return
+                if self._saver is None or await last_save(self._saver, LAST_SAVE_S):
+                    await self._close_saver()
+                    await self._release(end_reason)
+                    self._exited(end_reason)
+                    return
+            failures += 1
+            await asyncio.sleep(backoff_s(failures))
+
+    async def _release(self, end_reason: str) -> None:
+        if self._claim is not None:
+            await self._around.release(self._claim, end_reason)
+        self._claim = None
+
+    def _exited(self, reason: str) -> None:
+        run = self.run
+        if run is None or not run.alive:
+            return
+        run.exit_reason = reason
+        run.pid = 0
+        run.move(State.EXITED)
+        self.output.close()
+        self._around.events.append(
+            self.name.agent, "agent.exited", {"reason": reason, "run": run.id}
+        )
+
+    async def _close_saver(self) -> None:
+        saver, self._saver = self._saver, None
+        if saver is not None:
+            await saver.close()
+
+    def _on_saved(self, saver: Saver) -> None:
+        if self.run is not None:
+            self.run.generation, self.run.saved_at = saver.generation, saver.saved_at
+        self._around.events.append(
+            self.name.agent, "agent.saved", {"generation": saver.generation}
+        )
+
+    def _on_fenced(self, why: str) -> None:
+        self._around.keep(self.lost(why))

@@ -1,0 +1,145 @@
+"""Gives one run its messages: in order, one at a time, each proven by a save.
+
+A message leaves the inbox only when its turn has closed and a generation saved after
+that is durable. What to do with one after a crash is decided in `inbox.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
+
+import structlog
+
+from services.chassis.errors import Reason, ServiceError
+from services.chassis.names import AgentName
+from services.supervisor.inbox import (
+    Deliver,
+    InboxMessage,
+    Outcome,
+    Settle,
+    decide,
+)
+from services.supervisor.run import backoff_s
+from services.supervisor.runtime import Handle, Message, Mode, TurnEnd
+
+log = structlog.get_logger()
+
+# Hints may be lost with a connection; the inbox itself is asked this often.
+LOOK_INTERVAL_S: Final = 5.0
+
+
+class Inbox(Protocol):
+    """The registry's inbox of one agent."""
+
+    async def pending(self, name: AgentName) -> list[InboxMessage]: ...
+
+    async def acknowledge(
+        self,
+        name: AgentName,
+        message_id: str,
+        *,
+        epoch: int,
+        generation: int,
+        outcome: Outcome,
+    ) -> None: ...
+
+
+class Delivery:
+    """The messages of one run, from its start to its end."""
+
+    def __init__(
+        self,
+        name: AgentName,
+        epoch: int,
+        handle: Handle,
+        inbox: Inbox,
+        save: Callable[[], Awaitable[int]],
+        on_settled: Callable[[str, Outcome], None],
+    ) -> None:
+        self._name = name
+        self._epoch = epoch
+        self._handle = handle
+        self._inbox = inbox
+        self._save = save
+        self._on_settled = on_settled
+        self._wake = asyncio.Event()
+        self._turns: dict[str, asyncio.Future[TurnEnd]] = {}
+
+    def wake(self) -> None:
+        """Says that the inbox may hold something new."""
+        self._wake.set()
+
+    def turn_closed(self, message_id: str, reason: TurnEnd) -> None:
+        """Says that the turn of a delivered message has closed."""
+        turn = self._turns.get(message_id)
+        if turn is not None and not turn.done():
+            turn.set_result(reason)
+
+    async def run(self, prompt: Message | None) -> None:
+        """Delivers the startup prompt, if there is one, then the inbox, for ever.
+
+        Ends by itself only when the lease is lost or the process has ended.
+        """
+        failures = 0
+        while True:
+            try:
+                if prompt is not None:
+                    await self._turn(prompt, Mode.ADD)
+                    prompt = None
+                await self._empty_inbox()
+                failures = 0
+            except ServiceError as error:
+                if error.reason in {Reason.RUN_NOT_RUNNING, Reason.LEASE_FENCED}:
+                    return
+                failures += 1
+                log.warning(
+                    "message.delivery_failed",
+                    agent=str(self._name),
+                    reason=error.reason,
+                    error=error.message,
+                    failures=failures,
+                )
+                # A prompt that failed may be stored: never send it twice.
+                prompt = None
+                await asyncio.sleep(backoff_s(failures))
+
+    async def _empty_inbox(self) -> None:
+        self._wake.clear()
+        for message in await self._inbox.pending(self._name):
+            await self._deliver(message)
+            self._wake.set()  # there may be more than one page
+        try:
+            async with asyncio.timeout(LOOK_INTERVAL_S):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    async def _deliver(self, message: InboxMessage) -> None:
+        outcome = Outcome.DELIVERED
+        match decide(await self._handle.find_message(message.id)):
+            case Deliver(mode):
+                if message.model:
+                    await self._handle.set_model(message.model)
+                await self._turn(Message(message.id, message.text), mode)
+            case Settle(settled):
+                outcome = settled
+        generation = await self._save()
+        await self._inbox.acknowledge(
+            self._name,
+            message.id,
+            epoch=self._epoch,
+            generation=generation,
+            outcome=outcome,
+        )
+        self._on_settled(message.id, outcome)
+
+    async def _turn(self, message: Message, mode: Mode) -> TurnEnd:
+        turn: asyncio.Future[TurnEnd] = asyncio.get_running_loop().create_future()
+        self._turns[message.id] = turn
+        try:
+            await self._handle.deliver(message, mode)
+            return await turn
+        finally:
+            del self._turns[message.id]

@@ -1,0 +1,46 @@
+"""The one thing that an agent does by itself, beside the steps that callers ask for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine
+
+import structlog
+
+log = structlog.get_logger()
+
+
+class Errand:
+    """At most one background task, owned: to watch, to restart or to save out."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def current(self) -> bool:
+        """Whether the task that asks is still the errand; a dropped one must end."""
+        return self._task is asyncio.current_task()
+
+    def begin(self, step: Coroutine[object, object, None]) -> None:
+        """Starts the errand; an earlier one must have ended or be the caller."""
+        self._task = asyncio.create_task(step, name=f"errand of {self._name}")
+        self._task.add_done_callback(self._report)
+
+    def _report(self, task: asyncio.Task[None]) -> None:
+        # The end of a task that nobody awaits: here or nowhere is it heard of.
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("agent.errand_failed", agent=self._name, exc_info=error)
+
+    def hand_over(self) -> None:
+        """The caller is the errand and is about to end; another may begin."""
+        self._task = None
+
+    async def drop(self) -> None:
+        """Cancels the errand and waits for its end, unless the caller is it."""
+        task, self._task = self._task, None
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task

@@ -1,0 +1,93 @@
+"""Keeps this instance known: heartbeats out; lost leases and pending messages in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+
+from services.chassis.errors import Reason, ServiceError
+from services.supervisor.registry_client import RegistryClient
+from services.supervisor.roster import Roster
+from services.supervisor.run import backoff_s
+from services.supervisor.surroundings import Surroundings
+
+log = structlog.get_logger()
+
+WATCH_PAUSE_S: Final = 1.0
+
+
+class Heartbeat:
+    """The two conversations that every supervisor has with the registry for life."""
+
+    def __init__(
+        self,
+        around: Surroundings,
+        roster: Roster,
+        address: str,
+        interval_s: float,
+        on_replaced: Callable[[str], Awaitable[None]],
+    ) -> None:
+        self._around = around
+        self._registry: RegistryClient = around.registry
+        self._roster = roster
+        self._address = address
+        self._interval_s = interval_s
+        self._on_replaced = on_replaced
+        self.missed = 0  # heartbeats in a row that nobody answered
+
+    async def beat(self) -> None:
+        """Beats until cancelled. A registry that is away is waited for: agents go on,
+        for the epoch, not the lease, is what protects their sessions."""
+        while True:
+            try:
+                await self._beat_once()
+                self.missed = 0
+            except ServiceError as error:
+                await self._on_error(error)
+            await asyncio.sleep(self._interval_s)
+
+    async def _beat_once(self) -> None:
+        pulse = await self._registry.heartbeat(self._roster.evidence())
+        if pulse.lost:
+            await self._roster.lost(pulse.lost, "the lease is another instance's now")
+        self._roster.wake(pulse.pending)
+        for name, (epoch, reason) in tuple(self._around.unreleased.items()):
+            await self._registry.release(name, epoch, reason)
+            del self._around.unreleased[name]
+
+    async def _on_error(self, error: ServiceError) -> None:
+        self.missed += 1
+        match error.reason:
+            case Reason.LEASE_FENCED:
+                await self._on_replaced(error.message)
+            case Reason.INSTANCE_NOT_FOUND:
+                # The registry has forgotten us, or lost its memory: tell it again.
+                log.warning("instance.forgotten", error=error.message)
+                try:
+                    await self._registry.register_instance(self._address)
+                except ServiceError as again:
+                    log.warning("instance.register_failed", error=again.message)
+            case _:
+                log.warning(
+                    "heartbeat.failed",
+                    reason=error.reason,
+                    error=error.message,
+                    missed=self.missed,
+                )
+
+    async def watch_messages(self) -> None:
+        """Wakes agents as messages for them are accepted. The deliveries look for
+        themselves as well, so a broken watch only makes them slower."""
+        failures = 0
+        while True:
+            try:
+                async for name in self._registry.watch_messages():
+                    failures = 0
+                    self._roster.wake([name])
+            except ServiceError as error:
+                failures += 1
+                log.info("inbox.watch_broken", reason=error.reason, failures=failures)
+            await asyncio.sleep(backoff_s(failures) if failures else WATCH_PAUSE_S)

@@ -1,0 +1,283 @@
+"""Before a run starts: fence earlier owners, end what they left, put its session and
+its workspace in place, all proven."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from services.chassis.clock import Clock
+from services.chassis.errors import Reason, ServiceError
+from services.chassis.names import AgentName
+from services.segments.page_map import PageMap
+from services.supervisor.descent import Source, check_version, choose
+from services.supervisor.ledger import Ledger
+from services.supervisor.places import Lineage, Places
+from services.supervisor.rebuild import rebuild
+from services.supervisor.runtime import Launch, Runtime
+from services.supervisor.saver import Saver
+from services.supervisor.snapshots_client import Generation, SnapshotsClient
+from services.supervisor.specs import AgentSpec, Claim
+
+log = structlog.get_logger()
+
+# What makes a generation useless, as opposed to a store that is away.
+_UNSOUND: Final = {
+    Reason.SNAPSHOT_CORRUPT,
+    Reason.DIGEST_MISMATCH,
+    Reason.SEGMENT_MALFORMED,
+    Reason.PARENT_MISMATCH,
+    Reason.NOT_A_DATABASE,
+    Reason.SNAPSHOT_OPAQUE,
+    Reason.SNAPSHOT_NOT_FOUND,
+}
+
+PrepareWorkspace = Callable[[AgentName, AgentSpec], Awaitable[Path]]
+
+
+@dataclass(frozen=True, slots=True)
+class Hydrated:
+    """All that a run needs to start."""
+
+    launch: Launch
+    saver: Saver
+    lost: tuple[int, ...] = ()  # generations that could not be used, newest first
+    report: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Hydrator:
+    """Puts sessions in place. One for all agents; holds no state of any."""
+
+    snapshots: SnapshotsClient
+    runtimes: Mapping[str, Runtime]
+    ledger: Ledger
+    clock: Clock
+    places: Callable[[AgentName], Places]
+    prepare_workspace: PrepareWorkspace
+
+    async def hydrate(self, claim: Claim, run: str, *, crashed: bool) -> Hydrated:
+        """Everything up to the start.
+
+        `crashed`: only the process died, under this epoch; what is on disk is newest
+        and its session goes on.
+        """
+        launch, runtime = await self._launch(claim, run)
+        database = runtime.database_path(launch)
+        version = await runtime.version(launch)
+        saver = self._saver(claim, database, runtime.name, version)
+        if crashed:
+            await saver.open()
+            return Hydrated(self._continuing(launch, saver.session_id), saver)
+        head = await self.snapshots.advance(claim.name, claim.epoch)
+        lost = await self._settle(claim, saver, head, runtime.name, version)
+        if claim.spec.continues:
+            launch = self._continuing(launch, saver.session_id)
+        report = _report(claim, head, lost)
+        if report:
+            log.error("hydrate.loss", agent=str(claim.name), report=report)
+        return Hydrated(launch, saver, tuple(lost), report)
+
+    async def restore(self, claim: Claim, number: int) -> tuple[int, int]:
+        """Makes an older generation the newest; returns its new number and that of
+        the state it replaced. The agent must not run."""
+        wanted = await self.snapshots.get(claim.name, number)
+        launch, runtime = await self._launch(claim, "restore")
+        version = await runtime.version(launch)
+        check_version(runtime.name, version, wanted.runtime, wanted.runtime_version)
+        saver = self._saver(claim, runtime.database_path(launch), runtime.name, version)
+        head = await self.snapshots.advance(claim.name, claim.epoch)
+        await self._settle(claim, saver, head, runtime.name, version)
+        replaced = await saver.save()
+        await saver.close()
+        await self._fetch(claim, saver, wanted)
+        # Its content is old but it follows the newest: a base, on top of the head.
+        saver.rebase(replaced)
+        await saver.open()
+        restored = await saver.save()
+        await saver.close()
+        return restored, replaced
+
+    async def _launch(self, claim: Claim, run: str) -> tuple[Launch, Runtime]:
+        places, spec = self.places(claim.name), claim.spec
+        runtime = self.runtimes.get(spec.runtime)
+        if runtime is None:
+            raise ServiceError(
+                Reason.RUNTIME_MISSING,
+                f"cannot run {spec.runtime} here: this supervisor has"
+                f" {', '.join(sorted(self.runtimes))}",
+                runtime=spec.runtime,
+            )
+        await asyncio.to_thread(places.prepare)
+        launch = Launch(
+            town=claim.name.town,
+            rig=spec.rig,
+            agent=claim.name.agent,
+            run=run,
+            role=spec.role,
+            spec=spec.run_spec,
+            home=places.home,
+            workdir=await self.prepare_workspace(claim.name, spec),
+            tmpdir=places.tmpdir,
+            environ=_git_author(spec, claim.name),
+        )
+        return launch, runtime
+
+    def _saver(
+        self, claim: Claim, database: Path | None, runtime: str, version: str
+    ) -> Saver:
+        return Saver(
+            name=claim.name,
+            epoch=claim.epoch,
+            database=database,
+            places=self.places(claim.name),
+            snapshots=self.snapshots,
+            clock=self.clock,
+            runtime=runtime,
+            runtime_version=version,
+        )
+
+    def _continuing(self, launch: Launch, session_id: str) -> Launch:
+        return replace(launch, resume_session=session_id or None)
+
+    async def _settle(
+        self,
+        claim: Claim,
+        saver: Saver,
+        head: Generation | None,
+        runtime: str,
+        version: str,
+    ) -> list[int]:
+        """Leaves the right database on disk, nobody else using it, and the saver open
+        on it. Returns the generations that could not be used."""
+        name, places = claim.name, self.places(claim.name)
+        database = saver.database
+        lineage = places.lineage()
+        number = head.number if head is not None else 0
+        exists = database is not None and database.exists()
+        source = choose(lineage.generation if lineage else None, exists, number)
+        local = exists and source in {Source.LOCAL, Source.AHEAD}
+        if local and self.ledger.leftovers(name):
+            # Saved first: ending a process may be what it does not survive.
+            await self._save_local(saver, head, lineage)
+        ended = await self.ledger.end(name)
+        if ended:
+            log.warning("leftovers.ended", agent=str(name), processes=ended)
+        if local:
+            await self._save_local(saver, head, lineage)
+            return []
+        if database is not None and exists:
+            shelf = places.set_aside(database, "superseded")
+            log.warning("hydrate.set_aside", agent=str(name), path=str(shelf))
+        if head is None or database is None:
+            saver.begin(Lineage(0, claim.epoch), None, head)
+            places.record(saver.lineage)
+            await saver.open()
+            return []
+        check_version(runtime, version, head.runtime, head.runtime_version)
+        return await self._newest_sound(claim, saver, head)
+
+    async def _save_local(
+        self, saver: Saver, head: Generation | None, lineage: Lineage | None
+    ) -> None:
+        """Takes the database on disk over, and saves what it holds beyond the head."""
+        kept = lineage or Lineage(0, 0)
+        known = await asyncio.to_thread(PageMap.load, saver.page_map_path)
+        saver.begin(kept, known, head)
+        await saver.open()
+        try:
+            await saver.save()
+        except ServiceError as error:
+            if error.reason is Reason.LEASE_FENCED:
+                raise
+            # It is on this disk still, and is saved when the store is back.
+            log.warning("hydrate.save_pending", agent=str(saver.name), why=str(error))
+
+    async def _newest_sound(
+        self, claim: Claim, saver: Saver, head: Generation
+    ) -> list[int]:
+        lost: list[int] = []
+        candidates = [head]
+        while candidates:
+            generation = candidates.pop(0)
+            try:
+                await self._fetch(claim, saver, generation)
+            except ServiceError as error:
+                if error.reason not in _UNSOUND:
+                    raise
+                log.error(
+                    "hydrate.generation_unsound",
+                    agent=str(claim.name),
+                    generation=generation.number,
+                    why=error.message,
+                )
+                lost.append(generation.number)
+                if generation is head:
+                    candidates = await self.snapshots.older(claim.name, head.number)
+                continue
+            if lost:
+                saver.rebase(head.number)
+            await saver.open()
+            return lost
+        if head.opaque:
+            # Whole-file bytes that are no database: kept, and nothing to resume.
+            saver.begin(Lineage(0, claim.epoch), None, head)
+            await saver.open()
+            return lost
+        raise ServiceError(
+            Reason.SNAPSHOT_CORRUPT,
+            f"cannot start {claim.name}: none of its {len(lost)} generations is sound;"
+            " nothing was deleted, look at the store",
+            agent=claim.name,
+        )
+
+    async def _fetch(self, claim: Claim, saver: Saver, generation: Generation) -> None:
+        """One generation, proven, in its place; the saver stands on it."""
+        if generation.opaque:
+            raise ServiceError(
+                Reason.SNAPSHOT_OPAQUE,
+                f"cannot hydrate from generation {generation.number}: no database",
+            )
+        places, database = self.places(claim.name), saver.database
+        assert database is not None
+        segments = await self.snapshots.download(claim.name, generation, places.scratch)
+        try:
+            page_map = await asyncio.to_thread(
+                rebuild, segments, generation, places, database
+            )
+        finally:
+            for segment in segments:
+                segment.unlink(missing_ok=True)
+        lineage = Lineage(
+            generation.number, claim.epoch, generation.session_id, generation.runtime
+        )
+        places.record(lineage)
+        saver.begin(lineage, page_map, generation)
+
+
+def _git_author(spec: AgentSpec, name: AgentName) -> dict[str, str]:
+    author = spec.display_name or name.agent
+    email = f"{name.agent}@{name.town}.invalid"
+    return {
+        "GIT_AUTHOR_NAME": author,
+        "GIT_AUTHOR_EMAIL": email,
+        "GIT_COMMITTER_NAME": author,
+        "GIT_COMMITTER_EMAIL": email,
+    }
+
+
+def _report(claim: Claim, head: Generation | None, lost: list[int]) -> str:
+    number = head.number if head is not None else 0
+    if lost and head is not None and not head.opaque:
+        return f"generations {lost} were not sound and could not be used"
+    if claim.generation > number:
+        return (
+            f"the registry heard of generation {claim.generation}, the store has"
+            f" {number}: what was saved after that is lost"
+        )
+    return ""

@@ -1,0 +1,153 @@
+"""A run whose process is up: its events, its output, its saves and its messages."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from datetime import datetime
+
+import structlog
+
+from services.chassis.errors import ServiceError
+from services.supervisor.delivery import Delivery, Inbox
+from services.supervisor.events import EventLog
+from services.supervisor.inbox import Outcome
+from services.supervisor.output import OutputBuffer
+from services.supervisor.run import Run
+from services.supervisor.runtime import (
+    EventKind,
+    ExitReport,
+    Handle,
+    Launch,
+    Message,
+    Output,
+    Runtime,
+    RuntimeEvent,
+    TurnEnd,
+)
+from services.supervisor.saver import Saver
+
+log = structlog.get_logger()
+
+
+class LiveRun:
+    """One process of an agent, from its start until it is gone."""
+
+    def __init__(
+        self,
+        run: Run,
+        saver: Saver,
+        output: OutputBuffer,
+        events: EventLog,
+        now: Callable[[], datetime],
+    ) -> None:
+        self.run = run
+        self.saver = saver
+        self._output = output
+        self._events = events
+        self._now = now
+        self._handle: Handle | None = None
+        self._delivery: Delivery | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def handle(self) -> Handle:
+        assert self._handle is not None, "start() comes first"
+        return self._handle
+
+    async def start(
+        self, runtime: Runtime, launch: Launch, inbox: Inbox, prompt: str
+    ) -> None:
+        """Starts the process; returns when it is ready and its saves go on.
+
+        The prompt is for a fresh session only: a resumed one never sees it.
+        """
+        self._handle = await runtime.start(launch, self._on_event, self._on_output)
+        run, handle = self.run, self._handle
+        run.pid, run.port = handle.pid, handle.port or 0
+        run.session_id, run.resumed = handle.session_id or "", handle.resumed
+        run.active_at = self._now()
+        self.saver.session_id = run.session_id
+        self._delivery = Delivery(
+            run.name, run.epoch, handle, inbox, self.saver.save, self._on_settled
+        )
+        first = None
+        if prompt and not handle.resumed:
+            first = Message(f"prompt-{run.id}", prompt)
+            run.message_count += 1
+        self._tasks = [
+            asyncio.create_task(self.saver.keep_saving(), name=f"save {run.name}"),
+            asyncio.create_task(self._delivery.run(first), name=f"inbox {run.name}"),
+        ]
+        self.emit("agent.started", session=run.session_id, resumed=run.resumed)
+
+    def wake(self) -> None:
+        """Says that the inbox may hold something new."""
+        if self._delivery is not None:
+            self._delivery.wake()
+
+    async def wait(self) -> ExitReport:
+        """Waits until the process is gone, however it comes."""
+        return await self.handle.wait()
+
+    async def stop(self, grace_s: float) -> ExitReport:
+        """Ends the process and its tree. Deliveries end first: a message whose turn
+        is cut stays in the inbox, and the next run settles it."""
+        await self.end()
+        return await self.handle.stop(grace_s)
+
+    async def end(self) -> None:
+        """Ends what goes on beside the process; the saver itself stays open."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    def emit(self, type_: str, **data: object) -> None:
+        """Adds an event of our own."""
+        self._events.append(self.run.name.agent, type_, data)
+
+    def _on_settled(self, message_id: str, outcome: Outcome) -> None:
+        self.run.message_count += 1
+        if outcome is Outcome.INTERRUPTED:
+            self.run.interrupted = True
+        self.emit("message.delivered", message=message_id, outcome=outcome.value)
+
+    def _on_output(self, output: Output) -> None:
+        self._output.append(output.data, output.dropped_bytes)
+
+    def _on_event(self, event: RuntimeEvent) -> None:
+        run = self.run
+        if event.kind is not EventKind.ALIVE:
+            run.active_at = self._now()
+        match event.kind:
+            case EventKind.STATUS if event.status is not None:
+                run.status = event.status
+            case EventKind.TOOL_STARTED:
+                run.active_tools[event.call_id or event.name] = event.tool or ""
+            case EventKind.TOOL_ENDED:
+                run.active_tools.pop(event.call_id or event.name, None)
+            case EventKind.TURN_CLOSED:
+                self._on_turn_closed(event)
+        self._events.append(run.name.agent, event.name, event.data)
+
+    def _on_turn_closed(self, event: RuntimeEvent) -> None:
+        self.run.active_tools.clear()
+        self.saver.request()
+        if event.message_id is not None and self._delivery is not None:
+            reason = event.reason or TurnEnd.COMPLETED
+            self._delivery.turn_closed(event.message_id, reason)
+
+
+async def last_save(saver: Saver, timeout_s: float) -> bool:
+    """Saves what a process left on disk; False when the store would not take it."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await saver.save()
+    except (ServiceError, TimeoutError) as error:
+        log.warning("agent.save_pending", agent=str(saver.name), error=str(error))
+        return False
+    return True

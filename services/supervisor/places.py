@@ -1,0 +1,98 @@
+"""Where an agent's files lie below the data directory, and the small record beside
+them that says which saved state the database on disk descends from."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+RECORD_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """The saved state that a database on disk descends from."""
+
+    generation: int  # 0: a fresh one, descends from nothing
+    epoch: int
+    session_id: str = ""
+    runtime: str = ""
+    deltas: int = 0  # that the generation reads as, after its base
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The directories of one agent. All absolute, owner-only, and of this agent."""
+
+    root: Path  # D/agents/{agent}
+
+    @property
+    def home(self) -> Path:
+        return self.root / "home"
+
+    @property
+    def tmpdir(self) -> Path:
+        return self.root / "tmp"
+
+    @property
+    def scratch(self) -> Path:
+        """For saves and hydration: same disk as the home, so that a rename works."""
+        return self.root / "scratch"
+
+    @property
+    def page_map(self) -> Path:
+        return self.root / "pages.map"
+
+    @property
+    def _record(self) -> Path:
+        return self.root / "lineage.json"
+
+    def prepare(self) -> None:
+        """Makes what is missing; scratch is emptied, nothing in it outlives a run."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        for path in (self.root, self.home, self.tmpdir, self.scratch):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.chmod(0o700)
+
+    def lineage(self) -> Lineage | None:
+        """What the record says; None when there is none that can be read."""
+        try:
+            stored = json.loads(self._record.read_text())
+            if stored.pop("version") != RECORD_VERSION:
+                return None
+            return Lineage(**stored)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return None
+
+    def record(self, lineage: Lineage) -> None:
+        """Replaces the record. Not synced: a lost record only costs a full save."""
+        text = json.dumps({"version": RECORD_VERSION, **asdict(lineage)})
+        fresh = self._record.with_suffix(".new")
+        fresh.write_text(text)
+        os.replace(fresh, self._record)
+
+    def set_aside(self, database: Path, why: str) -> Path | None:
+        """Moves a database that must not be used out of the way, side files too.
+
+        Kept until an operator removes it: it may be the only copy of something.
+        """
+        if not database.exists():
+            return None
+        shelf = self.root / "aside"
+        shelf.mkdir(mode=0o700, exist_ok=True)
+        number = 1 + max(
+            (int(p.name.split("-")[0]) for p in shelf.iterdir()), default=0
+        )
+        target = shelf / f"{number:04d}-{why}"
+        target.mkdir(mode=0o700)
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            part = database.with_name(database.name + suffix)
+            if part.exists():
+                os.replace(part, target / part.name)
+        self._record.unlink(missing_ok=True)
+        self.page_map.unlink(missing_ok=True)
+        return target

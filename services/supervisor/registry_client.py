@@ -1,0 +1,198 @@
+"""The registry, as the supervisor uses it: values in, values out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+import grpc.aio
+
+from services.chassis.channels import TokenSource, open_channel
+from services.chassis.errors import rpc_errors
+from services.chassis.names import AgentName
+from services.chassis.tls import TlsSettings
+from services.supervisor.inbox import InboxMessage, Outcome
+from services.supervisor.specs import Claim, Identity
+from services.supervisor.wire import claim_from_proto
+from townkeeper.registry.v1 import registry_pb2 as pb
+from townkeeper.registry.v1 import registry_pb2_grpc, resources_pb2
+
+_OUTCOMES: Final = {
+    Outcome.DELIVERED: resources_pb2.Message.STATE_DELIVERED,
+    Outcome.INTERRUPTED: resources_pb2.Message.STATE_INTERRUPTED,
+}
+# A listing page: deliveries are one at a time, so more would only be read twice.
+MESSAGES_PAGE: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the supervisor knows of one run, for a heartbeat."""
+
+    agent: AgentName
+    epoch: int
+    alive: bool
+    generation: int
+    last_event_at: datetime | None = None
+    active_tools: tuple[str, ...] = ()
+    failed_starts: int = 0
+    last_error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What the registry answered to a heartbeat."""
+
+    ttl_s: float
+    lost: tuple[AgentName, ...]
+    pending: tuple[AgentName, ...]
+
+
+class RegistryClient:
+    """One supervisor's view of the registry. Every call raises ServiceError."""
+
+    def __init__(
+        self,
+        address: str,
+        token: TokenSource,
+        identity: Identity,
+        tls: TlsSettings | None = None,
+    ) -> None:
+        self._identity = identity
+        self._channel: grpc.aio.Channel = open_channel(address, token, tls=tls)
+        self._stub: registry_pb2_grpc.RegistryServiceAsyncStub = (
+            registry_pb2_grpc.RegistryServiceStub(self._channel)
+        )
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def register_instance(self, address: str, capacity: int = 0) -> float:
+        """Says that this boot has the slot; returns the heartbeat interval in s."""
+        with rpc_errors():
+            reply = await self._stub.RegisterInstance(
+                pb.RegisterInstanceRequest(
+                    name=self._identity.instance,
+                    boot_id=self._identity.boot_id,
+                    address=address,
+                    capacity=capacity,
+                )
+            )
+        return reply.heartbeat_interval.ToTimedelta().total_seconds()
+
+    async def release_instance(self) -> None:
+        with rpc_errors():
+            await self._stub.ReleaseInstance(
+                pb.ReleaseInstanceRequest(
+                    name=self._identity.instance, boot_id=self._identity.boot_id
+                )
+            )
+
+    async def heartbeat(self, runs: Iterable[Evidence]) -> Pulse:
+        """Renews all leases. Raises LEASE_FENCED when another boot has the slot."""
+        request = pb.HeartbeatRequest(
+            name=self._identity.instance,
+            boot_id=self._identity.boot_id,
+            runs=[_evidence(run) for run in runs],
+        )
+        with rpc_errors():
+            reply = await self._stub.Heartbeat(request, timeout=5.0)
+        return Pulse(
+            ttl_s=reply.ttl.ToTimedelta().total_seconds(),
+            lost=tuple(AgentName.parse(name) for name in reply.lost_agents),
+            pending=tuple(AgentName.parse(name) for name in reply.pending_agents),
+        )
+
+    async def register(self, name: AgentName, spec: resources_pb2.AgentSpec) -> None:
+        """Records the intent to run an agent, before it is started."""
+        with rpc_errors():
+            await self._stub.RegisterAgent(
+                pb.RegisterAgentRequest(name=str(name), spec=spec)
+            )
+
+    async def claim(self, agents: Iterable[AgentName] = ()) -> list[Claim]:
+        """Leases of the named agents, or of all that are claimable."""
+        with rpc_errors():
+            reply = await self._stub.ClaimAgents(
+                pb.ClaimAgentsRequest(
+                    instance=self._identity.instance,
+                    boot_id=self._identity.boot_id,
+                    agents=[str(name) for name in agents],
+                )
+            )
+        return [claim_from_proto(claim) for claim in reply.claims]
+
+    async def release(self, name: AgentName, epoch: int, end_reason: str = "") -> None:
+        """Gives a lease back; without a reason the agent must run elsewhere."""
+        release = pb.LeaseRelease(agent=str(name), epoch=epoch, end_reason=end_reason)
+        with rpc_errors():
+            await self._stub.ReleaseAgents(
+                pb.ReleaseAgentsRequest(
+                    instance=self._identity.instance,
+                    boot_id=self._identity.boot_id,
+                    releases=[release],
+                )
+            )
+
+    async def pending(self, name: AgentName) -> list[InboxMessage]:
+        """The oldest messages that wait for an agent, in order."""
+        with rpc_errors():
+            reply = await self._stub.ListMessages(
+                pb.ListMessagesRequest(
+                    parent=str(name),
+                    page_size=MESSAGES_PAGE,
+                    state=resources_pb2.Message.STATE_PENDING,
+                )
+            )
+        return [
+            InboxMessage(one.name.rpartition("/")[2], one.text, one.model)
+            for one in reply.messages
+        ]
+
+    async def acknowledge(
+        self,
+        name: AgentName,
+        message_id: str,
+        *,
+        epoch: int,
+        generation: int,
+        outcome: Outcome,
+    ) -> None:
+        """Takes a message out of the inbox, on the proof of a durable generation."""
+        with rpc_errors():
+            await self._stub.AcknowledgeMessage(
+                pb.AcknowledgeMessageRequest(
+                    name=f"{name}/messages/{message_id}",
+                    epoch=epoch,
+                    instance=self._identity.instance,
+                    boot_id=self._identity.boot_id,
+                    generation=generation,
+                    outcome=_OUTCOMES[outcome],
+                )
+            )
+
+    async def watch_messages(self) -> AsyncIterator[AgentName]:
+        """Agents that have pending messages; hints, which may repeat."""
+        town = f"towns/{self._identity.town}"
+        call = self._stub.WatchMessages(pb.WatchMessagesRequest(parent=town))
+        with rpc_errors():
+            async for hint in call:
+                if hint.agent:
+                    yield AgentName.parse(hint.agent)
+
+
+def _evidence(run: Evidence) -> pb.RunEvidence:
+    evidence = pb.RunEvidence(
+        agent=str(run.agent),
+        epoch=run.epoch,
+        alive=run.alive,
+        generation=run.generation,
+        active_tools=run.active_tools[:32],
+        failed_starts_count=run.failed_starts,
+        last_error=run.last_error[:1024],
+    )
+    if run.last_event_at is not None:
+        evidence.last_event_time.FromDatetime(run.last_event_at)
+    return evidence

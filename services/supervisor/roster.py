@@ -1,0 +1,140 @@
+"""All agents of this supervisor; finds the one that a call is about."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterable
+from typing import Any, Final, TypeVar
+
+import structlog
+
+from services.chassis.errors import Reason, ServiceError
+from services.chassis.names import AgentName
+from services.supervisor.agent import STOP_GRACE_S, Agent
+from services.supervisor.registry_client import Evidence
+from services.supervisor.run import Run, no_run
+from services.supervisor.saver import Saver
+from services.supervisor.specs import Claim
+from services.supervisor.surroundings import Surroundings
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+# Boots at once: a runtime takes a core for seconds to get ready, so more only make
+# all of them slower to answer.
+BOOTS_AT_ONCE: Final = 4
+
+
+class Roster:
+    """The agents, by name. One that has ended stays until it is started anew."""
+
+    def __init__(self, around: Surroundings) -> None:
+        self._around = around
+        self._agents: dict[AgentName, Agent] = {}
+        self._leaving = False
+
+    @property
+    def agents(self) -> list[Agent]:
+        return sorted(self._agents.values(), key=lambda agent: str(agent.name))
+
+    def find(self, name: AgentName) -> Agent:
+        """The agent, or RUN_NOT_FOUND."""
+        self._check_town(name)
+        agent = self._agents.get(name)
+        if agent is None or agent.run is None:
+            raise no_run(name)
+        return agent
+
+    def wake(self, names: Iterable[AgentName]) -> None:
+        """Says that these agents may have messages; strangers are ignored."""
+        for name in names:
+            agent = self._agents.get(name)
+            if agent is not None:
+                agent.wake()
+
+    async def start(self, name: AgentName) -> Run:
+        """Starts an agent. A caller that goes away does not undo it."""
+        return await _to_its_end(self._agent(name).start())
+
+    async def stop(self, name: AgentName, grace_s: float = STOP_GRACE_S) -> Run:
+        return await _to_its_end(self.find(name).stop(grace_s))
+
+    async def save(self, name: AgentName) -> Saver:
+        return await _to_its_end(self.find(name).save())
+
+    async def restore(self, name: AgentName, generation: int) -> tuple[int, int]:
+        return await _to_its_end(self._agent(name).restore(generation))
+
+    async def boot(self, claims: list[Claim]) -> None:
+        """Brings back what was claimed, a few at a time."""
+        turns = asyncio.Semaphore(BOOTS_AT_ONCE)
+
+        async def bring_back(claim: Claim) -> None:
+            async with turns:
+                await self._agent(claim.name).resume(claim)
+
+        async with asyncio.TaskGroup() as group:
+            for claim in claims:
+                group.create_task(bring_back(claim))
+
+    async def leave(self, grace_s: float) -> None:
+        """Stops and saves every agent; each must run elsewhere. Never raises."""
+        self._leaving = True
+        results = await asyncio.gather(
+            *(agent.leave(grace_s) for agent in self.agents), return_exceptions=True
+        )
+        for agent, result in zip(self.agents, results, strict=True):
+            if isinstance(result, BaseException):
+                log.error("agent.leave_failed", agent=str(agent.name), why=str(result))
+        await self._around.settle()
+
+    async def lost(self, names: Iterable[AgentName], why: str) -> None:
+        """Ends agents whose lease is another's."""
+        agents = [self._agents[name] for name in names if name in self._agents]
+        await asyncio.gather(*(agent.lost(why) for agent in agents))
+
+    async def lost_all(self, why: str) -> None:
+        """Ends every agent: another boot has our slot."""
+        self._leaving = True
+        await self.lost([agent.name for agent in self.agents], why)
+
+    def evidence(self) -> list[Evidence]:
+        """What a heartbeat hands in."""
+        return [
+            Evidence(
+                agent=agent.name,
+                epoch=agent.epoch,
+                alive=agent.run.alive,
+                generation=agent.run.generation,
+                last_event_at=agent.run.active_at,
+                active_tools=tuple(agent.run.active_tools.values()),
+                failed_starts=agent.failed_starts,
+                last_error=agent.run.error if agent.failed_starts else "",
+            )
+            for agent in self.agents
+            if agent.run is not None and agent.holds_lease
+        ]
+
+    def _agent(self, name: AgentName) -> Agent:
+        self._check_town(name)
+        if self._leaving:
+            raise ServiceError(
+                Reason.SHUTTING_DOWN,
+                "cannot start agents while this instance ends: ask the registry for"
+                " another one",
+            )
+        return self._agents.setdefault(name, Agent(name, self._around))
+
+    def _check_town(self, name: AgentName) -> None:
+        town = self._around.identity.town
+        if name.town != town:
+            raise ServiceError(
+                Reason.TOWN_FOREIGN,
+                f"cannot serve {name}: this instance is of town {town}",
+            )
+
+
+async def _to_its_end(step: Coroutine[Any, Any, T]) -> T:
+    """A step that was begun is finished, whether or not its caller still listens."""
+    return await asyncio.shield(asyncio.ensure_future(step))

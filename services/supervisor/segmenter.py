@@ -1,0 +1,125 @@
+"""From a live database to a segment on disk, in the one thread that holds SQLite."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+from services.segments.disk import refusing_full_disk
+from services.segments.encode import SegmentEncoder, write_segment
+from services.segments.layout import Kind
+from services.segments.page_map import PageMap
+from services.segments.prefix import PrefixCache
+from services.supervisor.backup_source import BackupSource
+from services.supervisor.changes import Capture, Source
+
+T = TypeVar("T")
+
+# Packing a first save uses the second core too; a delta is too small to care.
+BASE_THREADS: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A segment on disk, and what to do once its fate is known."""
+
+    path: Path
+    fingerprint: bytes
+    base: bool
+    capture: Capture
+
+
+class Segmenter:
+    """One database's segments. A SQLite connection never leaves its thread."""
+
+    def __init__(self, database: Path, scratch: Path) -> None:
+        self._scratch = scratch
+        self._prefix = PrefixCache()
+        self._thread = ThreadPoolExecutor(1, f"sqlite {database.name}")
+        self._open: Callable[[], Source] = lambda: BackupSource(database, scratch)
+        self._source: Source | None = None
+
+    async def changed(self) -> bool:
+        """Whether anything was written since the last landed cut."""
+        return await self._run(lambda: self._held().changed())
+
+    async def cut(self, page_map: PageMap, name: str, *, base: bool) -> Cut | None:
+        """What differs from the map, as a segment file; None: nothing does."""
+        return await self._run(lambda: self._cut(page_map, name, base))
+
+    async def landed(self, cut: Cut) -> None:
+        """The cut is a generation now: later ones are counted from it."""
+
+        def commit() -> None:
+            if cut.base:
+                self._prefix.reset()
+            else:
+                self._prefix.commit(cut.capture.header.page_count)
+            cut.capture.commit()
+            self._drop(cut)
+
+        await self._run(commit)
+
+    async def dropped(self, cut: Cut) -> None:
+        """The cut will not be a generation."""
+
+        def discard() -> None:
+            self._prefix.reset()
+            self._drop(cut)
+
+        await self._run(discard)
+
+    async def close(self) -> None:
+        """Lets go of the database."""
+
+        def close() -> None:
+            if self._source is not None:
+                self._source.close()
+
+        await self._run(close)
+        self._thread.shutdown(wait=False)
+
+    def _held(self) -> Source:
+        if self._source is None:
+            self._source = self._open()
+        return self._source
+
+    def _cut(self, page_map: PageMap, name: str, base: bool) -> Cut | None:
+        capture = self._held().capture(page_map, base=base)
+        if capture is None:
+            return None
+        path = self._scratch / f"{name}.segment"
+        whole = capture.header.kind is Kind.BASE
+        try:
+            encoder = self._encoder(capture, whole)
+            with refusing_full_disk("a segment"), path.open("wb") as file:
+                write_segment(file, encoder)
+        except BaseException:
+            capture.close()
+            self._prefix.discard()
+            path.unlink(missing_ok=True)
+            raise
+        return Cut(path, bytes(encoder.info.fingerprint), whole, capture)
+
+    def _encoder(self, capture: Capture, whole: bool) -> SegmentEncoder:
+        if whole:
+            threads = min(BASE_THREADS, os.cpu_count() or 1)
+            return SegmentEncoder(capture.header, capture.blocks(), threads=threads)
+        return SegmentEncoder(
+            capture.header,
+            map(self._prefix.offer, capture.blocks()),
+            capture.fingerprint,
+            prefix=self._prefix.source,
+        )
+
+    def _drop(self, cut: Cut) -> None:
+        cut.capture.close()
+        cut.path.unlink(missing_ok=True)
+
+    async def _run(self, step: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, step)

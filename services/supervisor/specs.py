@@ -1,0 +1,95 @@
+"""What an agent is, as the supervisor needs it: plain values, decisions on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from services.chassis.names import AgentName
+from services.supervisor.runtime import RunSpec
+
+
+class Role(StrEnum):
+    """What an agent is for."""
+
+    MAYOR = "mayor"
+    POLECAT = "polecat"
+    REFINERY = "refinery"
+    TRIAGE = "triage"
+
+
+class Resume(StrEnum):
+    """Which session a start continues; DEFAULT goes by role."""
+
+    DEFAULT = ""
+    LATEST = "latest"
+    FRESH = "fresh"
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSpec:
+    """All that is needed to start an agent, already validated by the registry."""
+
+    rig: str
+    role: Role
+    runtime: str = "kilo"
+    display_name: str = ""
+    prompt: str = ""
+    model: str = ""
+    small_model: str = ""
+    system_prompt: str = ""
+    git_url: str = ""
+    branch: str = ""
+    default_branch: str = ""
+    start_point: str = ""
+    lightweight: bool = False
+    env_vars: Mapping[str, str] = field(default_factory=dict)
+    command: tuple[str, ...] = ()
+    database: str = ""
+    resume: Resume = Resume.DEFAULT
+
+    @property
+    def continues(self) -> bool:
+        """Whether a start continues the recorded session."""
+        if self.resume is Resume.DEFAULT:
+            return self.role is Role.MAYOR
+        return self.resume is Resume.LATEST
+
+    @property
+    def run_spec(self) -> RunSpec:
+        """What the runtime is told."""
+        return RunSpec(
+            runtime=self.runtime,
+            name=self.display_name,
+            model=self.model,
+            small_model=self.small_model,
+            system_prompt=self.system_prompt,
+            env_vars=self.env_vars,
+            command=self.command,
+            database=self.database,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An agent handed to this instance, with the epoch that fences all before."""
+
+    name: AgentName
+    spec: AgentSpec
+    epoch: int
+    generation: int  # the last one that the registry heard of; 0: none
+    taken_over: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who this supervisor is: its slot outlives the container, its boot does not."""
+
+    town: str
+    slot: str
+    boot_id: str
+
+    @property
+    def instance(self) -> str:
+        return f"towns/{self.town}/instances/{self.slot}"

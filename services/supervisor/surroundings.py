@@ -1,0 +1,83 @@
+"""What every agent of this supervisor works with; made once, in `__main__`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from services.chassis.clock import Clock
+from services.chassis.errors import Reason, ServiceError
+from services.chassis.names import AgentName
+from services.supervisor.events import EventLog
+from services.supervisor.ledger import Ledger
+from services.supervisor.places import Places
+from services.supervisor.registry_client import RegistryClient
+from services.supervisor.runtime import Runtime
+from services.supervisor.specs import Claim, Identity
+
+if TYPE_CHECKING:
+    from services.supervisor.hydrate import Hydrator
+
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Surroundings:
+    """Shared by all agents; holds no state of any one of them."""
+
+    identity: Identity
+    data_dir: Path
+    clock: Clock
+    events: EventLog
+    ledger: Ledger
+    registry: RegistryClient
+    hydrator: Hydrator
+    runtimes: Mapping[str, Runtime]
+    # Releases that the registry did not hear; the heartbeat tells them again.
+    unreleased: dict[AgentName, tuple[int, str]] = field(default_factory=dict)
+    _kept: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def places(self, name: AgentName) -> Places:
+        """Where the agent's files lie."""
+        return Places(self.data_dir / "agents" / name.agent)
+
+    def runtime(self, kind: str) -> Runtime:
+        """The adapter of a runtime, or RUNTIME_MISSING."""
+        try:
+            return self.runtimes[kind]
+        except KeyError:
+            raise ServiceError(
+                Reason.RUNTIME_MISSING,
+                f"cannot run {kind} here: this supervisor has"
+                f" {', '.join(sorted(self.runtimes))}",
+                runtime=kind,
+            ) from None
+
+    async def release(self, claim: Claim, end_reason: str) -> None:
+        """Gives a lease back. A registry that is away is told by the heartbeat."""
+        self.ledger.forget(claim.name)
+        try:
+            await self.registry.release(claim.name, claim.epoch, end_reason)
+        except ServiceError as error:
+            log.warning(
+                "agent.release_failed", agent=str(claim.name), error=error.message
+            )
+            if end_reason:
+                self.unreleased[claim.name] = (claim.epoch, end_reason)
+
+    def keep(self, step: Coroutine[object, object, None]) -> None:
+        """Runs a step that nobody waits for, and owns it until it ends."""
+        task = asyncio.create_task(step)
+        self._kept.add(task)
+        task.add_done_callback(self._kept.discard)
+
+    async def settle(self) -> None:
+        """Waits for the steps that are kept."""
+        while self._kept:
+            await asyncio.wait(self._kept)

@@ -1,0 +1,58 @@
+"""The registry in memory, as the supervisor's client sees it: leases with epochs and
+an inbox. One instance, whose boot the test names."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from services.chassis.errors import Reason, ServiceError
+from services.chassis.names import AgentName
+from services.supervisor.inbox import InboxMessage, Outcome
+from services.supervisor.specs import AgentSpec, Claim
+
+
+@dataclass
+class FakeRegistry:
+    """Records everything that a supervisor tells it."""
+
+    specs: dict[AgentName, AgentSpec] = field(default_factory=dict)
+    epochs: dict[AgentName, int] = field(default_factory=dict)
+    held: set[AgentName] = field(default_factory=set)
+    ended: dict[AgentName, str] = field(default_factory=dict)
+    waiting: list[InboxMessage] = field(default_factory=list)
+    acknowledged: list[tuple[str, Outcome, int]] = field(default_factory=list)
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def claim(self, agents: Iterable[AgentName] = ()) -> list[Claim]:
+        names = list(agents) or [n for n in self.specs if n not in self.ended]
+        for name in names:
+            if name not in self.specs:
+                raise ServiceError(Reason.AGENT_NOT_FOUND, f"cannot find {name}")
+            if name not in self.held:
+                self.epochs[name] = self.epochs.get(name, 0) + 1
+                self.held.add(name)
+                self.ended.pop(name, None)
+        return [Claim(n, self.specs[n], self.epochs[n], 0) for n in names]
+
+    async def release(self, name: AgentName, epoch: int, end_reason: str = "") -> None:
+        self.held.discard(name)
+        if end_reason:
+            self.ended[name] = end_reason
+
+    async def pending(self, name: AgentName) -> list[InboxMessage]:
+        return list(self.waiting)
+
+    async def acknowledge(
+        self,
+        name: AgentName,
+        message_id: str,
+        *,
+        epoch: int,
+        generation: int,
+        outcome: Outcome,
+    ) -> None:
+        self.acknowledged.append((message_id, outcome, generation))
+        self.waiting = [one for one in self.waiting if one.id != message_id]
+        self.settled.set()

@@ -1,0 +1,282 @@
+"""Saves: nothing committed is missing, nothing is saved twice, the fence holds."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import apsw
+import pytest
+
+from services.chassis.clock import SystemClock
+from services.chassis.errors import Reason, ServiceError
+from services.chassis.names import AgentName
+from services.segments.chain import ChainBuilder
+from services.segments.read import file_parts
+from services.supervisor.places import Lineage, Places
+from services.supervisor.saver import DELTAS_MAX, Saver
+from services.supervisor.snapshots_client import Generation, Segmented
+from tests.fakes.snapshots_client import FakeSnapshots
+
+NAME = AgentName("t", "a")
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    places = Places(tmp_path / "agent")
+    places.prepare()
+    return places
+
+
+@pytest.fixture
+def database(places: Places) -> Path:
+    path = places.home / "agent.db"
+    connection = apsw.Connection(str(path))
+    connection.execute("pragma journal_mode=wal")
+    connection.execute("create table note (text)")
+    # Large enough that a note is a small change: small databases are saved whole.
+    connection.execute("create table ballast as select zeroblob(200000)")
+    connection.close()
+    return path
+
+
+@pytest.fixture
+def snapshots() -> FakeSnapshots:
+    return FakeSnapshots(epoch=1)
+
+
+def write(database: Path, text: str) -> None:
+    # Never through another SQLite library: it would drop the saver's locks.
+    connection = apsw.Connection(str(database))
+    connection.execute("insert into note values (?)", (text * 400,))
+    connection.close()
+
+
+@asynccontextmanager
+async def saving(
+    snapshots: FakeSnapshots, places: Places, database: Path, epoch: int = 1
+) -> AsyncIterator[Saver]:
+    saver = Saver(
+        name=NAME,
+        epoch=epoch,
+        database=database,
+        places=places,
+        snapshots=snapshots,  # type: ignore[arg-type]
+        clock=SystemClock(),
+        runtime="exec",
+        runtime_version="",
+    )
+    saver.begin(Lineage(0, epoch), None, snapshots.head)
+    await saver.open()
+    try:
+        yield saver
+    finally:
+        await saver.close()
+
+
+async def notes(snapshots: FakeSnapshots, generation: Generation, at: Path) -> int:
+    """How many notes a generation holds, read back as a restore would."""
+    at.mkdir()
+    paths = await snapshots.download(NAME, generation, at)
+    with ChainBuilder(at / "built.db") as chain:
+        for path in paths:
+            with path.open("rb") as file:
+                chain.add(file_parts(file))
+        chain.finish()
+    connection = apsw.Connection(str(at / "built.db"))
+    try:
+        assert "ok" == connection.pragma("integrity_check")
+        return len(connection.execute("select 1 from note").fetchall())
+    finally:
+        connection.close()
+
+
+async def test_each_generation_holds_what_was_committed(
+    snapshots: FakeSnapshots, places: Places, database: Path, tmp_path: Path
+) -> None:
+    """A base, then deltas; each reads as the database at its save."""
+    async with saving(snapshots, places, database) as saver:
+        for number in range(1, 5):
+            write(database, "x")
+            assert number == await saver.save()
+
+    assert [1, 2, 3, 4] == [len(one.segments) for one in snapshots.generations]
+    for generation in snapshots.generations:
+        at = tmp_path / str(generation.number)
+        assert generation.number == await notes(snapshots, generation, at)
+
+
+async def test_an_unchanged_database_is_not_saved(
+    snapshots: FakeSnapshots, places: Places, database: Path
+) -> None:
+    """An idle agent costs no writes."""
+    async with saving(snapshots, places, database) as saver:
+        await saver.save()
+        assert 1 == await saver.save()
+
+    assert 1 == len(snapshots.uploads)
+
+
+async def test_a_new_base_after_sixteen_deltas(
+    snapshots: FakeSnapshots, places: Places, database: Path
+) -> None:
+    """A restore never reads more than a base and sixteen deltas."""
+    async with saving(snapshots, places, database) as saver:
+        for _ in range(DELTAS_MAX + 3):
+            write(database, "x")
+            await saver.save()
+
+    lengths = [len(one.segments) for one in snapshots.generations]
+    assert [*range(1, DELTAS_MAX + 2), 1, 2] == lengths
+
+
+async def test_a_lost_answer_is_one_generation(
+    snapshots: FakeSnapshots, places: Places, database: Path, tmp_path: Path
+) -> None:
+    """Committed, and the answer lost: the repeat is the same generation."""
+    lose = [True]
+
+    def cut(segmented: Segmented) -> None:
+        if lose.pop():
+            raise ServiceError(Reason.STORE_UNAVAILABLE, "cannot reach the service")
+
+    snapshots.after = lambda segmented: cut(segmented) if lose else None
+    async with saving(snapshots, places, database) as saver:
+        with pytest.raises(ServiceError):
+            await saver.save()
+        write(database, "x")
+        assert 2 == await saver.save()
+
+    assert 2 == len(snapshots.generations)
+    assert 1 == await notes(snapshots, snapshots.generations[-1], tmp_path / "n")
+
+
+async def test_a_fenced_save_commits_nothing_and_says_so(
+    snapshots: FakeSnapshots, places: Places, database: Path
+) -> None:
+    """A paused owner that wakes up after a takeover changes nothing."""
+    fenced: list[str] = []
+    async with saving(snapshots, places, database) as saver:
+        saver.on_fenced = fenced.append
+        await saver.save()
+        snapshots.epoch = 2
+        write(database, "late")
+        with pytest.raises(ServiceError) as refused:
+            await saver.save()
+
+    assert Reason.LEASE_FENCED == refused.value.reason
+    assert 1 == len(snapshots.generations)
+    assert 1 == len(fenced)
+
+
+async def test_a_head_moved_by_others_is_followed_with_a_base(
+    snapshots: FakeSnapshots, places: Places, database: Path, tmp_path: Path
+) -> None:
+    """Somebody wrote a whole file under our epoch: the next save is whole, on top."""
+    async with saving(snapshots, places, database) as saver:
+        await saver.save()
+        head = snapshots.generations[-1]
+        snapshots.generations.append(
+            Generation(2, True, (), b"", 0, 0, "", "", "", "other", head.saved_at)
+        )
+        write(database, "x")
+        assert 3 == await saver.save()
+
+    assert 1 == len(snapshots.generations[-1].segments)
+    assert 1 == await notes(snapshots, snapshots.generations[-1], tmp_path / "n")
+
+
+async def test_savers_of_one_moment_share_one_save(
+    snapshots: FakeSnapshots, places: Places, database: Path
+) -> None:
+    """Ten callers that ask together cost two saves at most, and all are served."""
+    snapshots.gate = asyncio.Event()
+    async with saving(snapshots, places, database) as saver:
+        first = asyncio.create_task(saver.save())
+        while not saver._lock.locked():
+            await asyncio.sleep(0)
+        later = [asyncio.create_task(saver.save()) for _ in range(10)]
+        await asyncio.sleep(0)
+        write(database, "x")
+        snapshots.gate.set()
+        await asyncio.gather(first, *later)
+
+    assert len(snapshots.uploads) <= 2
+
+
+async def test_a_successor_goes_on_with_deltas(
+    snapshots: FakeSnapshots, places: Places, database: Path
+) -> None:
+    """After a restart of the process the page map is still there: no new base."""
+    async with saving(snapshots, places, database) as saver:
+        await saver.save()
+    write(database, "x")
+    saver = Saver(
+        name=NAME,
+        epoch=1,
+        database=database,
+        places=places,
+        snapshots=snapshots,  # type: ignore[arg-type]
+        clock=SystemClock(),
+        runtime="exec",
+        runtime_version="",
+    )
+    await saver.open()
+    try:
+        assert 2 == await saver.save()
+    finally:
+        await saver.close()
+
+    assert 2 == len(snapshots.generations[-1].segments)
+
+
+async def test_it_saves_by_itself_while_the_database_changes(
+    snapshots: FakeSnapshots, places: Places, database: Path
+) -> None:
+    """Without anybody asking, a change is durable soon; the lag is then zero."""
+    saved = asyncio.Event()
+    async with saving(snapshots, places, database) as saver:
+        saver.on_saved = lambda _: saved.set()
+        keeper = asyncio.create_task(saver.keep_saving())
+        write(database, "x")
+        await asyncio.wait_for(saved.wait(), 10)
+        keeper.cancel()
+        await asyncio.gather(keeper, return_exceptions=True)
+
+    assert 0.0 == saver.lag_s
+
+
+async def test_while_the_store_is_away_the_lag_grows_and_nothing_is_lost(
+    snapshots: FakeSnapshots, places: Places, database: Path, tmp_path: Path
+) -> None:
+    """A store that comes back gets everything; meanwhile the lag shows."""
+    away = [True]
+
+    def refuse(segmented: Segmented) -> None:
+        if away:
+            raise ServiceError(Reason.STORE_UNAVAILABLE, "cannot reach the store")
+
+    snapshots.before = refuse
+    saved = asyncio.Event()
+    async with saving(snapshots, places, database) as saver:
+        saver.on_saved = lambda _: saved.set()
+        keeper = asyncio.create_task(saver.keep_saving())
+        write(database, "x")
+        while not saver.lag_s:
+            await asyncio.sleep(0.01)
+        away.clear()
+        await asyncio.wait_for(saved.wait(), 15)
+        keeper.cancel()
+        await asyncio.gather(keeper, return_exceptions=True)
+
+    assert 1 == await notes(snapshots, snapshots.generations[-1], tmp_path / "n")
+
+
+async def test_no_database_yet_is_generation_zero(
+    snapshots: FakeSnapshots, places: Places
+) -> None:
+    """An agent that has not made its database can be saved: there is nothing."""
+    async with saving(snapshots, places, places.home / "none.db") as saver:
+        assert 0 == await saver.save()
+
+    assert [] == snapshots.uploads
