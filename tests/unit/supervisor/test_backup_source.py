@@ -10,63 +10,11 @@ import apsw
 import pytest
 
 from services.chassis.errors import Reason, ServiceError
-from services.segments.chain import ChainBuilder
-from services.segments.encode import SegmentEncoder
 from services.segments.layout import Kind
 from services.segments.page_map import PageMap
 from services.supervisor.backup_source import BackupSource
-from services.supervisor.changes import Capture
 from tests.support import sqlite
-
-
-class Bench:
-    """A database, its saves, and what they restore to."""
-
-    def __init__(self, folder: Path) -> None:
-        self.database = folder / "home" / "agent.db"
-        self.scratch = folder / "scratch"
-        self.database.parent.mkdir()
-        self.scratch.mkdir()
-        self.map = PageMap()
-        self.chain: list[bytes] = []
-        self.source = BackupSource(self.database, self.scratch, busy_ms=50)
-        self._folder = folder
-
-    def save(self, *, base: bool = False) -> Kind | None:
-        capture = self.source.capture(self.map, base=base)
-        if capture is None:
-            return None
-        with capture:
-            segment = encoded(capture)
-            capture.commit()
-        assert capture.fingerprint == self.map.fingerprint
-        self.chain = [*self.chain, segment] if self.chain else [segment]
-        if capture.header.kind is Kind.BASE:
-            self.chain = [segment]
-        return capture.header.kind
-
-    def restored(self) -> Path:
-        path = self._folder / "restored"
-        path.unlink(missing_ok=True)
-        with ChainBuilder(path) as builder:
-            for segment in self.chain:
-                builder.add([segment])
-            found = builder.finish()
-        assert found.fingerprint == self.map.fingerprint
-        return path
-
-    def assert_saved(self) -> None:
-        """The chain gives what SQLite itself reads now, and it is sound."""
-        restored = self.restored()
-        expected, found = sqlite.oracle(self.database), restored.read_bytes()
-        assert sqlite.masked(expected) == sqlite.masked(found)
-        assert expected[40:44] == found[40:44]  # the schema's version is kept
-        assert sqlite.soundness(restored) == "ok"
-
-
-def encoded(capture: Capture) -> bytes:
-    source = SegmentEncoder(capture.header, capture.blocks(), capture.fingerprint)
-    return b"".join(source)
+from tests.support.saves import Bench, encoded
 
 
 @pytest.fixture
