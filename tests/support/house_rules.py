@@ -50,10 +50,11 @@ def module_size(path: str, text: str) -> Iterator[str]:
 
 
 def function_size(path: str, text: str) -> Iterator[str]:
-    """A function longer than a screen hides a second one."""
+    """A body longer than a screen hides a second function; help texts do not count."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            lines = (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
             if lines > FUNCTION_LINES_MAX:
                 yield (
                     f"{path}:{node.lineno}: {node.name} has {lines} lines, "

@@ -82,7 +82,7 @@ def test_nothing_committed_names_a_machine_or_a_registry() -> None:
         pytest.param(
             house_rules.function_size,
             "services/registry/agents.py",
-            "async def f():\n" + "    x = 1\n" * 60,
+            "async def f():\n" + "    x = 1\n" * 61,
             id="a function too long",
         ),
         pytest.param(
@@ -169,6 +169,12 @@ def test_the_rule_can_fail(rule: Rule, path: str, text: str) -> None:
             "services/registry/agents.py",
             "x = 1\n" * 350,
             id="a module at the limit",
+        ),
+        pytest.param(
+            house_rules.function_size,
+            "services/cli/agents.py",
+            'def f(\n    x: int,\n):\n    """Help."""\n' + "    x = 1\n" * 60,
+            id="a function at the limit",
         ),
         pytest.param(
             house_rules.foreign_imports,

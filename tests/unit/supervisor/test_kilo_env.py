@@ -32,7 +32,7 @@ def launch(**spec):
         role="polecat",
         spec=RunSpec("kilo", **spec),
         home=Path("/home/toast"),
-        workdir=Path("/work/toast"),
+        workdir=Path("/workspaces/toast"),
         tmpdir=Path("/tmp/toast"),
         environ={"GIT_AUTHOR_NAME": "Given"},
     )
