@@ -266,19 +266,15 @@ async def run(
 
 def send(identity: ProcessIdentity, number: signal.Signals) -> bool:
     """Signals exactly this process; False when it is gone or its pid is another's."""
-    try:
+    with contextlib.suppress(OSError):
         pidfd = os.pidfd_open(identity.pid)
-    except OSError:
-        return False
-    try:
-        if identify(identity.pid) != identity:
-            return False
-        signal.pidfd_send_signal(pidfd, number)
-    except (ProcessLookupError, PermissionError):
-        return False
-    finally:
-        os.close(pidfd)
-    return True
+        try:
+            if identify(identity.pid) == identity:
+                signal.pidfd_send_signal(pidfd, number)
+                return True
+        finally:
+            os.close(pidfd)
+    return False
 
 
 async def kill_tree(
@@ -308,15 +304,15 @@ async def kill_tree(
 def _search(runs: list[str], roots: set[ProcessIdentity]) -> list[ProcessIdentity]:
     """Finds and stops. When nobody is found the newest process is looked at again and
     again, for one that is always gone before a whole search comes to it."""
-    found = members(runs, roots)
-    looks = 0
-    while not found and runs and looks < NEWEST_LOOKS:
-        looks += 1
+    if found := members(runs, roots):
+        for identity in found:
+            send(identity, signal.SIGSTOP)
+        return found
+    for _ in range(NEWEST_LOOKS if runs else 0):
         newest = newest_member(runs)
-        found = [newest] if newest and send(newest, signal.SIGSTOP) else []
-    for identity in found:
-        send(identity, signal.SIGSTOP)
-    return found
+        if newest and send(newest, signal.SIGSTOP):
+            return [newest]
+    return []
 
 
 def leftovers(
