@@ -12,6 +12,7 @@ from services.chassis import server
 from services.chassis.auth import Kind, Verifier
 from services.chassis.keys import KeyRing
 from services.chassis.settings import SettingsError, Variable, load, variables
+from services.cli.runtimes import KILO
 from tests.support import manifests
 from tests.support.manifests import SERVICES
 
@@ -169,3 +170,8 @@ async def test_the_keys_of_the_readme_prove_tokens(tmp_path: Path) -> None:
     await verifier.aclose()
 
     assert (Kind.CONTAINER, "town-1") == (caller.kind, caller.town)
+
+
+def test_the_image_holds_the_kilo_that_we_test_with() -> None:
+    """`townkeeper runtime install` and the image give an agent the same program."""
+    assert f"\nARG KILO_VERSION={KILO.version}\n" in manifests.stage("kilo")

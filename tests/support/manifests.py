@@ -149,7 +149,8 @@ def stage(target: str, text: str | None = None) -> str:
     for one in stages:
         first = one.splitlines()[0].split()
         if first[-1] == target:
-            below = first[1] if any(first[1] == s.split()[3] for s in stages) else None
+            names = [other.splitlines()[0].split()[-1] for other in stages]
+            below = first[1] if first[1] in names else None
             return (stage(below, text) if below else "") + one
     raise AssertionError(f"the Dockerfile has no target {target}")
 
