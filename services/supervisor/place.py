@@ -24,6 +24,7 @@ SIDE_SUFFIXES: Final = ("-wal", "-shm", "-journal")
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 Identity = tuple[int, int]  # device, inode
+Owner = tuple[int, int]  # uid, gid
 
 
 def place(
@@ -31,12 +32,13 @@ def place(
     database: Path,
     *,
     root: Path | None = None,
-    owner: tuple[int, int] | None = None,
+    owner: Owner | None = None,
 ) -> None:
     """Moves `built`, on the same disk, to `database`, durably. Blocks.
 
     `root`: the folder from which on nobody else is trusted: below it no link is
-    followed; missing folders are made. `owner`: uid and gid that the file is given.
+    followed; missing folders are made. `owner`: to whom file and made folders are
+    given.
 
     Raises NOT_A_DATABASE or SNAPSHOT_CORRUPT when the content is not sound, LEASE_HELD
     while a process has the old file open, FIELD_INVALID for links. Nothing is changed
@@ -44,7 +46,7 @@ def place(
     """
     prove(built)
     with ExitStack() as stack, refusing_full_disk(str(database)):
-        folder = _open_folder(stack, root or database.parent, database)
+        folder = _open_folder(stack, root or database.parent, database, owner)
         name = database.name
         _refuse_odd(folder, database)
         _refuse_users(folder, database)
@@ -126,13 +128,17 @@ def _unsound(database: Path, check: str, found: str) -> ServiceError:
     )
 
 
-def _open_folder(stack: ExitStack, root: Path, database: Path) -> int:
+def _open_folder(
+    stack: ExitStack, root: Path, database: Path, owner: Owner | None
+) -> int:
     """The folder that holds the database, walked to from the root through no link."""
     descriptor = os.open(root.resolve(), _FOLDER)
     stack.callback(os.close, descriptor)
     for part in database.parent.relative_to(root).parts:
         with suppress(FileExistsError):
             os.mkdir(part, 0o700, dir_fd=descriptor)
+            if owner is not None:
+                os.chown(part, *owner, dir_fd=descriptor, follow_symlinks=False)
         try:
             descriptor = os.open(part, _FOLDER, dir_fd=descriptor)
         except NotADirectoryError as error:

@@ -34,5 +34,5 @@ def rebuild(
             with segment.open("rb") as file:
                 chain.add(file_parts(file))
         page_map = chain.finish()
-    place(built, database)
+    place(built, database, root=places.home)
     return page_map

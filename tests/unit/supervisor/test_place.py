@@ -87,13 +87,15 @@ class TestPlace:
         assert sqlite.soundness(database) == "ok"
 
     def test_it_belongs_to_the_agent(self, home: Path, built: Path) -> None:
-        """An agent under its own uid must be able to write it."""
-        owner = (os.getuid(), os.getgid())
+        """An agent under its own uid must be able to write it, and beside it."""
+        owner = (4711, 4712) if os.getuid() == 0 else (os.getuid(), os.getgid())
+        database = home / "data" / "agent.db"
 
-        place(built, home / "agent.db", owner=owner)
+        place(built, database, root=home, owner=owner)
 
-        found = (home / "agent.db").stat()
-        assert owner == (found.st_uid, found.st_gid)
+        for path in (database, database.parent):
+            found = path.stat()
+            assert owner == (found.st_uid, found.st_gid)
 
     def test_no_crash_leaves_a_mixture(
         self, home: Path, built: Path, monkeypatch: pytest.MonkeyPatch
