@@ -190,6 +190,7 @@ class ExecHandle:
 
     async def _end(self, report: ExitReport) -> ExitReport:
         self._lines.end()
+        self._meter.end()
         self._turn = None
         return report
 

@@ -140,6 +140,7 @@ class _Start:
             database=self._database,
             config=self._config,
             on_event=self._on_event,
+            on_end=self._meter.end,
         )
         await _unless_ended(child, self._handle.connected())
         return self._handle

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,6 +68,7 @@ class KiloHandle:
         database: Path,
         config: KiloConfig,
         on_event: EventSink,
+        on_end: Callable[[], None],
     ) -> None:
         self.port: int | None = port
         self.session_id: str | None = session_id
@@ -78,6 +79,7 @@ class KiloHandle:
         self._database = database
         self._config = config
         self._on_event = on_event
+        self._on_end = on_end
         self._model = config.resolve(launch.spec.model) or config.resolve("")
         # The mayor reads its instructions from a file in its workspace.
         self._system = launch.spec.system_prompt if launch.role != "mayor" else ""
@@ -178,6 +180,7 @@ class KiloHandle:
         await self._end_follower()
         await self._api.close()
         self._turn = None
+        self._on_end()
         return report
 
     async def _end_follower(self) -> None:

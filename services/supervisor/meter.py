@@ -44,6 +44,12 @@ class Meter:
         else:
             self.drop(len(data))
 
+    def end(self) -> None:
+        """The program has ended: tells what was lost since the last piece."""
+        if self._dropped:
+            self._sink(Output(Stream.STDOUT, b"", self._dropped))
+            self._dropped = 0
+
     def drop(self, size: int) -> None:
         """Counts bytes that were not let through."""
         self._dropped += size
