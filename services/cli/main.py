@@ -7,7 +7,7 @@ from typing import Final
 
 import typer
 
-from services.cli import agents, install, instances, serve, snapshots, tokens, up
+from services.cli import agents, demo, install, instances, serve, snapshots, tokens, up
 from services.cli.problems import Exit, Problem, one_line
 
 app: Final = typer.Typer(
@@ -21,6 +21,7 @@ not notice.""",
     epilog="""Exit codes: 0 done · 1 failed · 2 usage · 3 not found · 4 refused
 (credentials, or another instance has the agent).""",
 )
+app.command()(demo.demo)
 app.command()(up.up)
 app.command()(serve.serve)
 app.add_typer(agents.app, name="agents")

@@ -17,6 +17,8 @@ from services.cli.ownership import MARK_VARIABLE, stop_limit_s
 from services.cli.problems import Problem
 
 INSTANCE: Final = "embedded"
+# Marks the stores of every `up`, unless TOWNKEEPER_ENVIRONMENT says otherwise.
+ENVIRONMENT: Final = "embedded"
 # A token that is minted at each start of the supervisor; it must outlive that.
 CONTAINER_TOKEN_TTL_S: Final = 365 * 24 * 3600.0
 # What of our own environment would contradict what `up` decides.

@@ -8,7 +8,7 @@ import os
 import signal
 from asyncio import Future
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
@@ -16,9 +16,7 @@ from services.cli.embedded import running
 from services.cli.layout import DEFAULT, DataDir, Marking
 from services.cli.plane import Plane
 from services.cli.problems import Exit, Problem
-from services.cli.programs import Addresses
-
-ENVIRONMENT: Final = "embedded"
+from services.cli.programs import ENVIRONMENT, Addresses
 
 
 def up(

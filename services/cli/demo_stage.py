@@ -1,0 +1,76 @@
+"""What the story needs to be told: Kilo, a model, a plane, and clients of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from services.chassis.access import Kind
+from services.cli import runtimes
+from services.cli.demo_client import TownClient
+from services.cli.demo_story import Model, Story
+from services.cli.embedded import Embedded, running
+from services.cli.layout import DataDir, Marking
+from services.cli.narrator import Narrator
+from services.cli.programs import ENVIRONMENT, Addresses
+from services.cli.stand_in_model import MODEL, StandInModel
+from services.cli.tokens import mint_from
+
+if TYPE_CHECKING:
+    from services.cli.demo import RealModel
+
+TOWN: Final = "demo"
+TOKEN_TTL_S: Final = 3600.0
+_FREE: Final = Addresses("127.0.0.1", 0, 0, 0, 0)
+
+
+async def perform(data: DataDir, real: RealModel | None, tell: Narrator) -> list[str]:
+    """Tells the story once; returns what did not hold."""
+    tell.title("Townkeeper: kill the container; the agent does not notice.")
+    async with AsyncExitStack() as stack:
+        await _install(tell)
+        model = await stack.enter_async_context(_model(real))
+        with tell.step("starting the plane") as progress:
+            plane = running(data, Marking(TOWN, ENVIRONMENT), _FREE, progress)
+            embedded = await stack.enter_async_context(plane)
+            progress(f"the plane serves {embedded.endpoints.http}")
+        client = _client(embedded)
+        stack.push_async_callback(client.aclose)
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="townkeeper-"))
+        story = Story(embedded, client, model, tell)
+        await story.run(Path(folder))
+    return story.wrong
+
+
+async def _install(tell: Narrator) -> None:
+    with tell.step("installing Kilo") as progress:
+        if given := os.environ.get("TOWNKEEPER_KILO_BIN"):
+            progress(f"using {given}")
+            return
+        await asyncio.to_thread(runtimes.install_kilo, progress=progress)
+
+
+@asynccontextmanager
+async def _model(real: RealModel | None) -> AsyncIterator[Model]:
+    if real is not None:
+        yield Model(real.name, real.base_url, real.key, None)
+        return
+    # It starts and stops by waiting for its thread.
+    stand_in = StandInModel()
+    await asyncio.to_thread(stand_in.start)
+    try:
+        yield Model(f"stand-in/{MODEL}", stand_in.url, "none", stand_in)
+    finally:
+        await asyncio.to_thread(stand_in.stop)
+
+
+def _client(embedded: Embedded) -> TownClient:
+    data = embedded.data
+    user = mint_from(data, Kind.USER, TOWN, ttl_s=TOKEN_TTL_S)
+    operator = mint_from(data, Kind.OPERATOR, TOWN, ttl_s=TOKEN_TTL_S)
+    return TownClient(embedded.endpoints, user, operator)
