@@ -18,7 +18,7 @@ AGAINST ?= $(shell git rev-parse -q --verify origin/main || git rev-parse -q --v
 RELEASED = $(shell git log -1 --format=%H -G'^version = ' -- pyproject.toml)^
 
 .DEFAULT_GOAL := help
-.PHONY: help setup protos demo test faults e2e bench lint format types breaking \
+.PHONY: help setup protos demo test faults e2e kills bench lint format types breaking \
 	deploy-check lock clean
 
 help: ## list these targets
@@ -51,6 +51,9 @@ faults: setup ## the fault campaigns (ROUNDS=50 SEED=1)
 
 e2e: setup ## the stories through the outside interface (ROUNDS=50 SEED=1)
 	ROUNDS=$(ROUNDS) SEED=$(SEED) $(BIN)/python -m pytest -m e2e $(ARGS)
+
+kills: setup ## SIGKILL a real agent's container again and again (ROUNDS=50 SEED=1)
+	$(BIN)/python -m tests.faults.kill_campaign --rounds $(or $(ROUNDS),50) --seed $(or $(SEED),1)
 
 bench: setup ## print the table of speeds, write bench/results.json
 	$(BIN)/python -m bench

@@ -1,0 +1,19 @@
+"""The campaign of `kill_campaign`, in a few rounds; `make kills` runs it whole."""
+
+import os
+
+import pytest
+
+from tests.faults.kill_campaign import play
+
+
+@pytest.mark.kilo
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+def test_killed_containers_come_back_whole() -> None:
+    """Nothing that a save acknowledged is missing, nothing accepted is lost or twice."""
+    rounds = play(
+        int(os.environ.get("ROUNDS") or 2), int(os.environ.get("SEED") or 1), print
+    )
+
+    assert [] == [complaint for one in rounds for complaint in one.complaints]
