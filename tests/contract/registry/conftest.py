@@ -1,0 +1,69 @@
+"""The store twice: in memory, and over a real Valkey."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from services.chassis.redis_pool import connect
+from services.registry.redis_store import opened
+from services.registry.store import RegistryStore
+from tests.fakes.registry_store import MemoryStore
+from tests.support.clock import ManualClock
+from tests.support.redis_server import ValkeyProcess
+from tests.support.registry_time import ClockTime, RedisTime, Time
+from tests.support.tokens import TOWN
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyProcess]:
+    with ValkeyProcess(tmp_path_factory.mktemp("registry")) as server:
+        yield server
+
+
+@asynccontextmanager
+async def _in_memory() -> AsyncIterator[tuple[RegistryStore, Time]]:
+    clock = ManualClock()
+    yield MemoryStore(clock), ClockTime(clock)
+
+
+@asynccontextmanager
+async def _in_valkey(
+    valkey: ValkeyProcess,
+) -> AsyncIterator[tuple[RegistryStore, Time]]:
+    valkey.flush()
+    redis = await connect(valkey.url)
+    try:
+        async with opened(redis, environment="tests") as store:
+            yield store, RedisTime(redis, TOWN)
+    finally:
+        await redis.aclose()
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("memory", id="memory"),
+        pytest.param("valkey", id="valkey", marks=pytest.mark.redis),
+    ]
+)
+async def stage(
+    request: pytest.FixtureRequest,
+) -> AsyncIterator[tuple[RegistryStore, Time]]:
+    if request.param == "memory":
+        made = _in_memory()
+    else:
+        made = _in_valkey(request.getfixturevalue("valkey"))
+    async with made as both:
+        yield both
+
+
+@pytest.fixture
+def store(stage: tuple[RegistryStore, Time]) -> RegistryStore:
+    return stage[0]
+
+
+@pytest.fixture
+def time(stage: tuple[RegistryStore, Time]) -> Time:
+    return stage[1]

@@ -1,0 +1,51 @@
+"""Letting time pass for a registry's store, without waiting for it."""
+
+from __future__ import annotations
+
+import json
+from typing import Protocol
+
+from services.chassis.redis_pool import Store
+from services.registry.redis_town import TOWN_KEYS, town_keys
+from tests.support.clock import ManualClock
+
+
+class Time(Protocol):
+    """Something that can be made to pass."""
+
+    async def passes(self, seconds: float) -> None: ...
+
+
+class ClockTime:
+    """For a store that lives by a clock of ours."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self._clock = clock
+
+    async def passes(self, seconds: float) -> None:
+        self._clock.advance(seconds)
+
+
+class RedisTime:
+    """For Redis, whose clock is its own: makes all that is stored so much older."""
+
+    def __init__(self, store: Store, town: str) -> None:
+        self._store = store
+        self._keys = dict(zip(TOWN_KEYS, town_keys(town), strict=True))
+
+    async def passes(self, seconds: float) -> None:
+        await self._hash("instances", ("deadline", "registered"), seconds)
+        await self._hash("messages", ("accepted", "settled"), seconds)
+        for name in ("settled", "request_times"):
+            key = self._keys[name]
+            for member in await self._store.zrange(key, 0, -1):
+                await self._store.zincrby(key, -seconds * 1000, member)
+
+    async def _hash(self, name: str, times: tuple[str, ...], seconds: float) -> None:
+        key = self._keys[name]
+        for field, raw in (await self._store.hgetall(key)).items():
+            value = json.loads(raw)
+            for each in times:
+                if each in value:
+                    value[each] -= round(seconds * 1000)
+            await self._store.hset(key, field, json.dumps(value))
