@@ -43,6 +43,7 @@ async def serve(settings: Settings) -> None:
         stack.push_async_callback(redis.aclose)
         durability = Durability(redis, vouched=settings.redis.vouched)
         catalog = RedisCatalog(redis, durability, replicas=settings.redis.replicas)
+        await catalog.pair(blobs.store_id)
         parts = assemble(
             blobs,
             catalog,
@@ -57,7 +58,15 @@ async def serve(settings: Settings) -> None:
             SnapshotServicer(parts.catalog, parts.intake, parts.shelf, parts.downloads),
             server.grpc,
         )
+        await parts.sweeper.start()
+        sweeping = asyncio.create_task(parts.sweeper.run(), name="sweep")
+        stack.push_async_callback(_end, sweeping)
         await run_until_signal(server)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def main() -> int:

@@ -14,6 +14,7 @@ from services.snapshots.pins import Pins
 from services.snapshots.shelf import Shelf
 from services.snapshots.staging import Staging
 from services.snapshots.store import BlobStore, Catalog
+from services.snapshots.sweep import Sweeper
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class Parts:
     intake: Intake
     shelf: Shelf
     downloads: Downloads
+    sweeper: Sweeper
 
 
 def assemble(
@@ -48,6 +50,9 @@ def assemble(
     committer = Committer(
         blobs, catalog, folders.scratch, pins, clock, size_bytes_max=size_bytes_max
     )
+    sweeper = Sweeper(catalog, blobs, staging, committer, pins, clock)
+    committer.committed = sweeper.note_written
+    shelf.deleted = sweeper.note_deleted
     return Parts(
         catalog=catalog,
         intake=Intake(
@@ -55,4 +60,5 @@ def assemble(
         ),
         shelf=shelf,
         downloads=Downloads(blobs, pins, folders.scratch),
+        sweeper=sweeper,
     )

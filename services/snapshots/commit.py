@@ -15,23 +15,21 @@ from typing import Final, Protocol
 from services.chassis.clock import Clock
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName
-from services.segments.read import verify
 from services.snapshots import records
 from services.snapshots.disk_work import in_thread
+from services.snapshots.examination import Examiner
 from services.snapshots.generations import (
-    Addition,
     AgentState,
     Content,
-    Kind,
     Snapshot,
     check_claim,
     check_match,
     content_with,
 )
-from services.snapshots.older_pages import OlderPages, prefix_numbers
 from services.snapshots.pins import Pins
-from services.snapshots.segment_files import addition, check_fingerprint, encode_file
-from services.snapshots.store import BlobMissing, BlobStore, Catalog
+from services.snapshots.reindex import reindex
+from services.snapshots.segment_files import check_fingerprint, encode_file
+from services.snapshots.store import BlobStore, Catalog
 from services.snapshots.upload import Body, Header, Trailer
 
 # Above this, checking takes a core for longer than a short call may wait.
@@ -40,6 +38,10 @@ HEAVY_BYTES: Final = 8 << 20
 _HEAVY_AT_ONCE: Final = 2
 # Only whole-file writes race; each lost race means that another one was committed.
 _TRIES: Final = 10
+
+
+def _nobody(agent: AgentName) -> None:
+    """Until somebody wants to be told."""
 
 
 class Scratch(Protocol):
@@ -60,15 +62,15 @@ class Committer:
         clock: Clock,
         *,
         size_bytes_max: int,
-        committed: Callable[[AgentName], None] = lambda agent: None,
     ) -> None:
         self._blobs = blobs
         self._catalog = catalog
         self._scratch = scratch
         self._pins = pins
         self._clock = clock
-        self._size_bytes_max = size_bytes_max
-        self._committed = committed
+        self._examiner = Examiner(blobs, pins, scratch, size_bytes_max=size_bytes_max)
+        # Told of each agent that has a new generation.
+        self.committed: Callable[[AgentName], None] = _nobody
         self._heavy = asyncio.Semaphore(_HEAVY_AT_ONCE)
 
     async def commit(self, header: Header, path: Path, trailer: Trailer) -> Snapshot:
@@ -76,14 +78,14 @@ class Committer:
         state, _ = await self._catalog.look(header.agent)
         check_claim(header.agent, state, header.claim)
         check_match(header.agent, state.head_generation, header.if_generation_match)
-        async with self._turn(path), AsyncExitStack() as stack:
+        async with self._turn(trailer.size_bytes), AsyncExitStack() as stack:
             if header.body is Body.FILE:
                 source = self._scratch()
                 stack.callback(source.unlink, missing_ok=True)
                 added = await in_thread(encode_file, path, source)
             else:
                 source = path
-                added = await self._verified(header.agent, path, state)
+                added = await self._examiner.examine(header.agent, path, state.head)
                 check_fingerprint(added, trailer.fingerprint)
             content = content_with(header.agent, state.head, added)
             digest = added.segment.blake3
@@ -107,10 +109,11 @@ class Committer:
         if await self._blobs.create(key, text):
             return
         if await self._blobs.read(key) != text:
+            await reindex(self._catalog, self._blobs, snapshot.agent)
             raise ServiceError(
                 Reason.STORE_UNAVAILABLE,
                 f"cannot record {snapshot.name}: the blob store has another record of "
-                "it, so the catalog is older than the store; reindex the agent",
+                "it, so the catalog had lost some; claim the agent again",
                 name=snapshot.name,
             )
 
@@ -131,7 +134,7 @@ class Committer:
                 snapshot, header.claim, header.if_generation_match
             )
             if entered is not None:
-                self._committed(header.agent)
+                self.committed(header.agent)
                 await self.record(entered)
                 return entered
             state, _ = await self._catalog.look(header.agent)
@@ -141,48 +144,10 @@ class Committer:
             generation=state.head_generation,
         )
 
-    async def _verified(
-        self, agent: AgentName, path: Path, state: AgentState
-    ) -> Addition:
-        """The segment, proven whole by its own hashes and those it rests on."""
-        wanted = await in_thread(prefix_numbers, path)
-        if not wanted:
-            return await in_thread(self._verify, path)
-        chain = state.head.content.segments if state.head else ()
-        digests = [part.blake3 for part in chain if part.kind is Kind.DELTA]
-        page_size = state.head.content.page_size_bytes if state.head else 0
-        async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self._pins.holding(agent.town, digests))
-            keys = [records.segment_key(agent.town, digest) for digest in digests]
-            deltas = [await stack.enter_async_context(self._local(key)) for key in keys]
-            older = OlderPages(deltas, wanted, page_size, self._scratch())
-            return await in_thread(self._verify_on, path, older)
-
-    def _verify(self, path: Path) -> Addition:
-        return addition(verify(path, database_bytes_max=self._size_bytes_max))
-
-    def _verify_on(self, path: Path, older: OlderPages) -> Addition:
-        with older:
-            return addition(
-                verify(path, older.read, database_bytes_max=self._size_bytes_max)
-            )
-
     @asynccontextmanager
-    async def _local(self, key: str) -> AsyncIterator[Path]:
-        try:
-            async with self._blobs.local(key) as path:
-                yield path
-        except BlobMissing as error:
-            raise ServiceError(
-                Reason.PARENT_MISMATCH,
-                f"cannot read {key}, on which the delta rests: send a base",
-                segment=key,
-            ) from error
-
-    @asynccontextmanager
-    async def _turn(self, path: Path) -> AsyncIterator[None]:
+    async def _turn(self, size_bytes: int) -> AsyncIterator[None]:
         """Large ones wait for each other, small ones for nobody."""
-        if (await in_thread(path.stat)).st_size <= HEAVY_BYTES:
+        if size_bytes <= HEAVY_BYTES:
             yield
             return
         async with self._heavy:

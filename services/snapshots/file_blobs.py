@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import shutil
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from itertools import count
@@ -32,7 +33,8 @@ _WHAT: Final = "the blob store"
 class FileBlobs:
     """A BlobStore; also gives the folders for uploads and for scratch files."""
 
-    def __init__(self, root: Path, lock: int) -> None:
+    def __init__(self, root: Path, store_id: str, lock: int) -> None:
+        self.store_id = store_id
         self._root = root
         self._lock = lock
         self._numbers = count()
@@ -46,7 +48,7 @@ class FileBlobs:
             make_folder(root)
             lock = _locked(root)
             try:
-                _check_mark(root, environment)
+                store_id = _marked(root, environment)
                 # Scratch files are nobody's once their process is gone.
                 shutil.rmtree(root / _SCRATCH, ignore_errors=True)
                 for folder in (_STAGING, _SCRATCH):
@@ -54,7 +56,7 @@ class FileBlobs:
             except BaseException:
                 os.close(lock)
                 raise
-        return cls(root, lock)
+        return cls(root, store_id, lock)
 
     def close(self) -> None:
         """Lets another process take the folder."""
@@ -80,7 +82,8 @@ class FileBlobs:
     @asynccontextmanager
     async def local(self, key: str) -> AsyncIterator[Path]:
         path = self._path(key)
-        if not await in_thread(path.is_file):
+        # Seventeen of these make a chain: one look costs less than a thread's turn.
+        if not path.is_file():
             raise BlobMissing(key)
         yield path
 
@@ -170,14 +173,15 @@ def _locked(root: Path) -> int:
     return descriptor
 
 
-def _check_mark(root: Path, environment: str) -> None:
+def _marked(root: Path, environment: str) -> str:
+    """The id of the store, which is made for an empty folder."""
     path = root / MARK
     try:
         mark = json.loads(path.read_text("utf-8"))
         found, layout = str(mark["environment"]), int(mark["layout"])
+        store_id = str(mark["id"])
     except FileNotFoundError:
-        _make_mark(root, environment)
-        return
+        return _make_mark(root, environment)
     except (ValueError, KeyError, TypeError):
         raise _foreign(root, f"its {MARK} cannot be read; restore it") from None
     if layout > LAYOUT:
@@ -194,22 +198,25 @@ def _check_mark(root: Path, environment: str) -> None:
             "TOWNKEEPER_BLOB_URL or TOWNKEEPER_ENVIRONMENT right",
             environment=found,
         )
+    return store_id
 
 
-def _make_mark(root: Path, environment: str) -> None:
+def _make_mark(root: Path, environment: str) -> str:
     """Marks an empty folder; one that holds other things is not for us."""
     strangers = sorted(set(os.listdir(root)) - {_LOCK, _STAGING, _SCRATCH})
     if strangers and not strangers[0].startswith(f"{MARK}."):
         raise _foreign(
             root, f"it holds {strangers[0]!r} and no {MARK}; give an empty folder"
         )
-    mark = {"environment": environment, "layout": LAYOUT}
+    store_id = str(uuid.uuid4())
+    mark = {"environment": environment, "layout": LAYOUT, "id": store_id}
     beside = root / f"{MARK}.new"
     with suppress(FileNotFoundError):
         beside.unlink()
     _write_synced(beside, json.dumps(mark).encode())
     os.replace(beside, root / MARK)
     sync_folder(root)
+    return store_id
 
 
 def _foreign(root: Path, why: str, **metadata: object) -> ServiceError:

@@ -125,8 +125,15 @@ class Addition:
     page_size_bytes: int = 0
     page_count: int = 0
     fingerprint: bytes = b""
-    parent_page_count: int = 0
-    parent_fingerprint: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The state that a delta was made from."""
+
+    page_size_bytes: int
+    page_count: int
+    fingerprint: bytes
 
 
 def check_advance(agent: AgentName, state: AgentState, claim: Claim) -> None:
@@ -180,7 +187,7 @@ def content_with(
     """What a generation holds that adds one segment to the head."""
     segments: tuple[Segment, ...] = (addition.segment,)
     if addition.segment.kind is Kind.DELTA:
-        segments = (*_chain(agent, head, addition), addition.segment)
+        segments = (*_chain(agent, head), addition.segment)
     opaque = addition.segment.kind is Kind.OPAQUE
     return Content(
         format=Format.OPAQUE if opaque else Format.PAGES,
@@ -192,24 +199,33 @@ def content_with(
     )
 
 
-def _chain(
-    agent: AgentName, head: Snapshot | None, addition: Addition
+def check_parent(
+    agent: AgentName, head: Snapshot | None, standing: Standing
 ) -> tuple[Segment, ...]:
-    if head is None or head.content.format is Format.OPAQUE:
-        raise parent_mismatch(agent, "the head holds no pages")
-    content = head.content
-    if len(content.segments) > DELTAS_MAX:
-        raise parent_mismatch(agent, f"the head has {DELTAS_MAX} deltas already")
-    if content.page_size_bytes != addition.page_size_bytes:
+    """The segments that a delta goes on top of, if it was made from the head."""
+    chain = _chain(agent, head)
+    assert head is not None, "an agent without a head has no chain"
+    found = head.content
+    if found.page_size_bytes != standing.page_size_bytes:
         raise parent_mismatch(
             agent,
-            f"its pages have {addition.page_size_bytes} bytes, "
-            f"the head's {content.page_size_bytes}",
+            f"its pages have {standing.page_size_bytes} bytes, "
+            f"the head's {found.page_size_bytes}",
         )
-    standing = (addition.parent_page_count, addition.parent_fingerprint)
-    if standing != (content.page_count, content.fingerprint):
+    if (found.page_count, found.fingerprint) != (
+        standing.page_count,
+        standing.fingerprint,
+    ):
         raise parent_mismatch(agent, "it was made from another state than the head")
-    return content.segments
+    return chain
+
+
+def _chain(agent: AgentName, head: Snapshot | None) -> tuple[Segment, ...]:
+    if head is None or head.content.format is Format.OPAQUE:
+        raise parent_mismatch(agent, "the head holds no pages")
+    if len(head.content.segments) > DELTAS_MAX:
+        raise parent_mismatch(agent, f"the head has {DELTAS_MAX} deltas already")
+    return head.content.segments
 
 
 def parent_mismatch(agent: AgentName, why: str) -> ServiceError:

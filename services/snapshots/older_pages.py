@@ -7,21 +7,16 @@ prefix may rest on a page that rests on a prefix itself. Blocks.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from services.segments.decode import Chunk, SegmentDecoder
+from services.segments.decode import Chunk
 from services.segments.layout import malformed
 from services.segments.page_file import PageFile
-from services.segments.read import file_parts
 from services.segments.unpack import unpack
-
-
-def prefix_numbers(path: Path) -> set[int]:
-    """Every page that some prefix of the segment names."""
-    return {number for chunk in _chunks(path) for number in chunk.prefix}
+from services.snapshots.delta_proof import chunks
 
 
 class OlderPages:
@@ -61,7 +56,7 @@ class OlderPages:
     def _fill(self) -> None:
         self._file = PageFile(self._descriptor, self._page_size)
         for path, ordinals in reversed(self._plan()):
-            for ordinal, chunk in enumerate(_chunks(path)):
+            for ordinal, chunk in enumerate(chunks(path)):
                 if ordinal in ordinals:
                     self._file.write(chunk.numbers, self._unpacked(chunk))
 
@@ -73,7 +68,7 @@ class OlderPages:
             ordinals: set[int] = set()
             found: set[int] = set()
             deeper: set[int] = set()
-            for ordinal, chunk in enumerate(_chunks(path)):
+            for ordinal, chunk in enumerate(chunks(path)):
                 if hits := wanted.intersection(chunk.numbers):
                     ordinals.add(ordinal)
                     found |= hits
@@ -87,10 +82,3 @@ class OlderPages:
     def _unpacked(self, chunk: Chunk) -> bytes:
         prefix = self._file.read(chunk.prefix) if chunk.prefix else b""
         return unpack(chunk, prefix)
-
-
-def _chunks(path: Path) -> Iterator[Chunk]:
-    decoder = SegmentDecoder()
-    with path.open("rb") as file:
-        for part in file_parts(file):
-            yield from decoder.feed(part)

@@ -13,7 +13,8 @@ _READERS: Final = rule(Kind.CONTAINER, Kind.USER, Kind.OPERATOR, Kind.AGENT)
 
 POLICY: Final[Mapping[str, Rule]] = {
     _SERVICE + "AdvanceEpoch": _WRITERS,
-    _SERVICE + "UploadSnapshot": _WRITERS,
+    # A first frame that names nothing is no header, and is refused as such.
+    _SERVICE + "UploadSnapshot": rule(Kind.CONTAINER, townless=True),
     _SERVICE + "GetUpload": _WRITERS,
     _SERVICE + "AbortUpload": _WRITERS,
     _SERVICE + "DownloadSnapshot": rule(Kind.CONTAINER, Kind.OPERATOR, Kind.AGENT),

@@ -7,14 +7,15 @@ Keys, for town `t` and agent `a`, after `tk:snapshots:{t}:`
   ids:a      list    ids of recent uploads, newest first
   uploads    hash    upload id → agent/generation
   agents     set     agents that were ever seen
-and, outside any town and any script, `tk:snapshots:towns`.
+and, outside any town and any script, `tk:snapshots:towns` and `tk:snapshots:store`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName
 from services.chassis.redis_pool import Durability, Script, Store, store_errors
 from services.snapshots import records
@@ -27,13 +28,14 @@ from services.snapshots.generations import (
     fenced,
     head_stays,
 )
-from services.snapshots.store import Entry, Known
+from services.snapshots.store import RECORDS_KEPT, Entry, Known
 
 # A retry comes within minutes; a thousand saves are a quarter of an hour at the
 # fastest pace, and 150 KB an agent.
 UPLOAD_IDS_MAX: Final = 1000
 _PREFIX: Final = "tk:snapshots:"
 _TOWNS: Final = f"{_PREFIX}towns"
+_PAIR: Final = f"{_PREFIX}store"
 _ALL: Final = "-"
 _LUA: Final = "services.snapshots.lua"
 
@@ -53,6 +55,7 @@ class RedisCatalog:
         self._commit = Script.read(_LUA, "commit.lua")
         self._delete = Script.read(_LUA, "delete.lua")
         self._drop = Script.read(_LUA, "drop.lua")
+        self._adopt = Script.read(_LUA, "adopt.lua")
         self._settle = Script.read(_LUA, "settle.lua")
 
     async def check(self) -> None:
@@ -60,6 +63,20 @@ class RedisCatalog:
         with store_errors():
             await self._redis.ping()
         await self._durability.check()
+
+    async def pair(self, store_id: str) -> None:
+        """Ties this Redis and one blob store together: with the records of another
+        store, a sweep would take those of this one for deleted ones."""
+        with store_errors():
+            await self._redis.set(_PAIR, store_id, nx=True)
+            found = await self._redis.get(_PAIR)
+        if found != store_id.encode():
+            raise ServiceError(
+                Reason.STORE_FOREIGN,
+                "cannot use this Redis with this blob store, it has the records of "
+                "another one: set TOWNKEEPER_REDIS_URL or TOWNKEEPER_BLOB_URL right",
+                store=store_id,
+            )
 
     async def advance(self, agent: AgentName, claim: Claim) -> AgentState:
         await self._note(agent.town)
@@ -175,6 +192,32 @@ class RedisCatalog:
             keys = _keys(agent, "state:", "index:", "records:")
             await self._change(self._drop, keys, list(generations))
 
+    async def adopt(self, agent: AgentName, snapshots: Sequence[Snapshot]) -> bool:
+        await self._note(agent.town)
+        recent = snapshots[-RECORDS_KEPT:]
+        ids = snapshots[-UPLOAD_IDS_MAX:]
+        answer = await self._change(
+            self._adopt,
+            _keys(agent, "state:", "index:", "records:", "ids:", "uploads", "agents"),
+            [
+                agent.agent,
+                max(each.epoch for each in snapshots),
+                snapshots[-1].generation,
+                *_counted(_member(each) for each in snapshots),
+                *_counted(
+                    part
+                    for each in recent
+                    for part in (str(each.generation), records.to_json(each))
+                ),
+                *_counted(
+                    part
+                    for each in ids
+                    for part in (each.origin.upload_id, str(each.generation))
+                ),
+            ],
+        )
+        return _text(answer) == "done"
+
     async def trim(self, agent: AgentName, below: int) -> None:
         with store_errors():
             known = await self._redis.hkeys(_key(agent, "records:"))
@@ -265,6 +308,17 @@ def _text(answer: Any) -> str:
 def _known(text: str) -> Known | None:
     agent, slash, generation = text.partition("/")
     return Known(agent, int(generation)) if slash else None
+
+
+def _member(snapshot: Snapshot) -> str:
+    created_us = records.microseconds(snapshot.create_time)
+    return f"{snapshot.generation}:{created_us}"
+
+
+def _counted(parts: Iterable[str]) -> list[str]:
+    """The parts, led by their number."""
+    listed = list(parts)
+    return [str(len(listed)), *listed]
 
 
 def _entry(member: str) -> Entry:

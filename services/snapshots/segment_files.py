@@ -47,8 +47,6 @@ def addition(info: SegmentInfo) -> Addition:
         page_size_bytes=header.page_size,
         page_count=header.page_count,
         fingerprint=b"" if opaque else bytes(info.fingerprint),
-        parent_page_count=header.parent_page_count,
-        parent_fingerprint=bytes(header.parent_fingerprint),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,12 +27,18 @@ class Page:
     below: int | None
 
 
+def _nobody(town: str) -> None:
+    """Until somebody wants to be told."""
+
+
 class Shelf:
     """All generations that exist."""
 
     def __init__(self, catalog: Catalog, blobs: BlobStore) -> None:
         self._catalog = catalog
         self._blobs = blobs
+        # Told of each town where something was deleted.
+        self.deleted: Callable[[str], None] = _nobody
 
     async def state(self, agent: AgentName) -> AgentState:
         state, _ = await self._catalog.look(agent)
@@ -96,6 +102,7 @@ class Shelf:
         gone = await self._catalog.delete(agent, generation, claim, if_generation_match)
         for each in gone:
             await self._blobs.delete(records.record_key(agent, each))
+        self.deleted(agent.town)
         return gone
 
     async def _refuse_if_listed(

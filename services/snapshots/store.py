@@ -10,10 +10,13 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from services.chassis.names import AgentName
 from services.snapshots.generations import AgentState, Claim, Snapshot
+
+# How many of an agent's records a catalog keeps by itself: 250 KB at most.
+RECORDS_KEPT: Final = 100
 
 
 class BlobMissing(Exception):
@@ -114,6 +117,10 @@ class Catalog(Protocol):
 
     async def drop(self, agent: AgentName, generations: Sequence[int]) -> None:
         """Forgets generations, but never the head: for retention."""
+
+    async def adopt(self, agent: AgentName, snapshots: Sequence[Snapshot]) -> bool:
+        """Replaces what is known of the agent by all its records, oldest first, and
+        leaves it without an owner. False, and nothing, if the catalog is newer."""
 
     async def trim(self, agent: AgentName, below: int) -> None:
         """Forgets the records, not the generations, below a number: all of them are

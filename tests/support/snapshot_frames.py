@@ -84,6 +84,7 @@ class Client:
     """The calls of a supervisor, as few words as tests need."""
 
     def __init__(self, channel: Any, name: str = NAME) -> None:
+        self.channel = channel
         self.stub: Any = snapshots_pb2_grpc.SnapshotServiceStub(channel)
         self.name = name
 

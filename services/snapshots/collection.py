@@ -1,0 +1,52 @@
+"""Removes segments that no record of their town names any more.
+
+Order: watch what gets used from now on → read every record → list the segments →
+remove those that neither a record names nor anybody used. A record that cannot be
+read ends the round: what it names would look like nobody's.
+"""
+
+from __future__ import annotations
+
+from services.chassis.names import AgentName
+from services.snapshots import records
+from services.snapshots.pins import Pins
+from services.snapshots.reindex import stored_records
+from services.snapshots.store import BlobStore, Catalog
+
+
+async def collect(town: str, catalog: Catalog, blobs: BlobStore, pins: Pins) -> int:
+    """One round over a town; how many segments are gone."""
+    removed = 0
+    with pins.watching() as used:
+        named = await _named(town, catalog, blobs)
+        for digest in await _stored(town, blobs):
+            if digest in named or (town, digest) in used:
+                continue
+            with pins.removing((town, digest)) as free:
+                if free:
+                    await blobs.delete(records.segment_key(town, digest))
+                    removed += 1
+    return removed
+
+
+async def _named(town: str, catalog: Catalog, blobs: BlobStore) -> set[bytes]:
+    """Digests of all segments that some record names."""
+    known = set(await catalog.agents(town))
+    known.update(await blobs.list(records.agent_folder(town)))
+    named: set[bytes] = set()
+    for agent in sorted(known):
+        name = AgentName(town, agent)
+        # The catalog first: what it forgets meanwhile is in the blob store by then.
+        recent = await catalog.recent(name)
+        for snapshot in (*recent, *await stored_records(blobs, name)):
+            named.update(segment.blake3 for segment in snapshot.content.segments)
+    return named
+
+
+async def _stored(town: str, blobs: BlobStore) -> list[bytes]:
+    folder = records.segment_folder(town)
+    return [
+        bytes.fromhex(name)
+        for part in await blobs.list(folder)
+        for name in await blobs.list(f"{folder}/{part}")
+    ]

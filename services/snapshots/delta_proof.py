@@ -1,0 +1,180 @@
+"""What a delta makes of the head's fingerprint, from hashes alone. Blocks.
+
+The pages that a delta replaces have hashes in the chain's own indexes; taking those
+away and adding the new ones gives the fingerprint after it. Nothing is unpacked, so
+for a few pages the cost does not follow the size of the database.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Final
+
+from services.segments.decode import Chunk, SegmentDecoder
+from services.segments.disk import read_all
+from services.segments.fingerprint import HASH_BYTES, Fingerprint
+from services.segments.layout import (
+    CHUNK_HEAD,
+    FOOTER_HEAD,
+    HEADER,
+    TABLE_ENTRY,
+    TAIL,
+    ChunkHead,
+    Header,
+    Kind,
+    Tail,
+    malformed,
+)
+from services.segments.page_map import PageMap
+from services.segments.read import file_parts
+
+# Above this, a map of all pages (16 bytes each) takes less memory and no more time.
+_SPARSE_PAGES_MAX: Final = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What a segment says before anything of it is unpacked."""
+
+    header: Header
+    prefix: frozenset[int]  # pages that its prefixes name
+    pages: frozenset[int]  # pages that it replaces or drops; empty if too many
+    contribution: Fingerprint
+
+
+def outline(path: Path) -> Outline:
+    """Raises SEGMENT_MALFORMED, DIGEST_MISMATCH; only deltas are read to the end."""
+    with path.open("rb") as file:
+        decoder = SegmentDecoder()
+        parts = file_parts(file)
+        for _ in decoder.feed(next(parts, b"")[: HEADER.size]):
+            raise AssertionError("a header holds no chunk")
+    header = decoder.header
+    if header is None:
+        decoder.finish()
+        raise AssertionError("finish refuses what has no header")
+    if header.kind is not Kind.DELTA:
+        return Outline(header, frozenset(), frozenset(), Fingerprint())
+    return _delta_outline(header, path)
+
+
+def _delta_outline(header: Header, path: Path) -> Outline:
+    prefix: set[int] = set()
+    touched: set[int] = set()
+    contribution = Fingerprint()
+    sparse = header.pages + header.parent_page_count - header.page_count
+    for chunk in chunks(path):
+        prefix.update(chunk.prefix)
+        contribution += Fingerprint.of(chunk.numbers, chunk.hashes)
+        if sparse <= _SPARSE_PAGES_MAX:
+            touched.update(n for n in chunk.numbers if n <= header.parent_page_count)
+    if sparse <= _SPARSE_PAGES_MAX:
+        touched.update(range(header.page_count + 1, header.parent_page_count + 1))
+    return Outline(header, frozenset(prefix), frozenset(touched), contribution)
+
+
+def fingerprint_after(
+    found: Outline, delta: Path, base: Path, deltas: Sequence[Path]
+) -> Fingerprint:
+    """The fingerprint of the chain's database with this delta on top."""
+    if len(found.pages) < _pages_changed(found.header):
+        return _by_map(delta, base, deltas)
+    old = Fingerprint()
+    wanted = set(found.pages)
+    for path in reversed(deltas):
+        for chunk in chunks(path):
+            hits = [n for n in chunk.numbers if n in wanted]
+            if hits:
+                old += _weighed(chunk, hits)
+                wanted.difference_update(hits)
+    for number, hashed in _base_hashes(base, sorted(wanted)):
+        old += Fingerprint.of([number], hashed)
+    return found.header.parent_fingerprint - old + found.contribution
+
+
+def chunks(path: Path) -> Iterator[Chunk]:
+    """Every chunk as stored."""
+    decoder = SegmentDecoder()
+    with path.open("rb") as file:
+        for part in file_parts(file):
+            yield from decoder.feed(part)
+
+
+def _pages_changed(header: Header) -> int:
+    """Pages of the state before that the delta replaces or drops."""
+    grown = max(header.page_count - header.parent_page_count, 0)
+    dropped = max(header.parent_page_count - header.page_count, 0)
+    return header.pages - grown + dropped
+
+
+def _weighed(chunk: Chunk, numbers: Sequence[int]) -> Fingerprint:
+    place = {number: at * HASH_BYTES for at, number in enumerate(chunk.numbers)}
+    hashes = [chunk.hashes[place[n] : place[n] + HASH_BYTES] for n in numbers]
+    return Fingerprint.of(numbers, b"".join(hashes))
+
+
+def _by_map(delta: Path, base: Path, deltas: Sequence[Path]) -> Fingerprint:
+    page_map = PageMap()
+    for path in (base, *deltas, delta):
+        with path.open("rb") as file:
+            decoder = SegmentDecoder()
+            begun = False
+            for part in file_parts(file):
+                for chunk in decoder.feed(part):
+                    if not begun:
+                        _begin(page_map, decoder.header)
+                        begun = True
+                    page_map.replace(chunk.numbers, chunk.hashes)
+        if not begun:
+            _begin(page_map, decoder.header)
+    return page_map.fingerprint
+
+
+def _begin(page_map: PageMap, header: Header | None) -> None:
+    assert header is not None
+    if header.kind is Kind.BASE:
+        page_map.reset(header.page_size)
+    elif header.page_count < page_map.page_count:
+        page_map.shrink(header.page_count)
+
+
+def _base_hashes(base: Path, numbers: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+    """The hashes of these pages, by the table in the footer: one read a chunk."""
+    if not numbers:
+        return
+    descriptor = os.open(base, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        header = Header.unpack(read_all(descriptor, HEADER.size, 0))
+        offsets = _chunk_offsets(descriptor)
+        ordinal, first, hashes = -1, 0, b""
+        for number in numbers:
+            if (number - 1) // header.chunk_pages_max != ordinal:
+                ordinal = (number - 1) // header.chunk_pages_max
+                first = ordinal * header.chunk_pages_max + 1
+                hashes = _chunk_hashes(descriptor, header, offsets[ordinal])
+            at = (number - first) * HASH_BYTES
+            yield number, hashes[at : at + HASH_BYTES]
+    except (IndexError, struct.error) as error:
+        raise malformed("its table does not lead to its pages") from error
+    finally:
+        os.close(descriptor)
+
+
+def _chunk_offsets(descriptor: int) -> list[int]:
+    end = os.fstat(descriptor).st_size
+    tail = Tail.unpack(read_all(descriptor, TAIL.size, end - TAIL.size))
+    start = tail.footer_offset + FOOTER_HEAD.size
+    table = read_all(descriptor, end - TAIL.size - start, start)
+    sizes = (size for size, _ in TABLE_ENTRY.iter_unpack(table))
+    return list(accumulate(sizes, initial=HEADER.size))
+
+
+def _chunk_hashes(descriptor: int, header: Header, offset: int) -> bytes:
+    head = ChunkHead.unpack(read_all(descriptor, CHUNK_HEAD.size, offset))
+    size_bytes = head.index_bytes(header.kind)
+    return read_all(descriptor, size_bytes, offset + CHUNK_HEAD.size)

@@ -1,0 +1,57 @@
+"""Brings a catalog that is older than the blob store up to date, agent by agent.
+
+Redis can come back from a copy, or empty; records in the blob store are for ever.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from services.chassis.errors import Reason, ServiceError
+from services.chassis.names import AgentName
+from services.chassis.telemetry import Event
+from services.snapshots import records
+from services.snapshots.generations import Snapshot
+from services.snapshots.store import BlobMissing, BlobStore, Catalog
+
+_log = structlog.get_logger(__name__)
+
+
+async def reindex(catalog: Catalog, blobs: BlobStore, agent: AgentName) -> None:
+    """Adopts every record of the agent that the blob store has."""
+    snapshots = await stored_records(blobs, agent)
+    if snapshots and await catalog.adopt(agent, snapshots):
+        _log.warning(
+            Event.AGENT_REINDEXED,
+            agent=str(agent),
+            generations=len(snapshots),
+            head=snapshots[-1].generation,
+        )
+
+
+async def stored_records(blobs: BlobStore, agent: AgentName) -> list[Snapshot]:
+    """All records of the agent in the blob store, oldest first.
+
+    Raises SNAPSHOT_CORRUPT: whoever acts on the whole must have all of it.
+    """
+    snapshots = []
+    for generation in await stored_generations(blobs, agent):
+        key = records.record_key(agent, generation)
+        try:
+            snapshots.append(records.from_json(await blobs.read(key)))
+        except BlobMissing:
+            continue  # deleted since it was listed
+        except ValueError as error:
+            raise ServiceError(
+                Reason.SNAPSHOT_CORRUPT,
+                f"cannot read the record {key}: restore it from a copy",
+                record=key,
+            ) from error
+    return snapshots
+
+
+async def stored_generations(blobs: BlobStore, agent: AgentName) -> list[int]:
+    """Generations that have a record in the blob store, ascending."""
+    names = await blobs.list(records.record_folder(agent))
+    found = [records.generation_of(name) for name in names]
+    return sorted(generation for generation in found if generation is not None)

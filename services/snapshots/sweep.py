@@ -1,0 +1,163 @@
+"""Puts right what crashes left, and forgets what need not be kept.
+
+At start: records that the catalog has and the blob store lacks, and the other way
+round. Then for ever: late uploads, old records, thinned generations, unused segments.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Final
+
+import structlog
+
+from services.chassis.clock import Clock
+from services.chassis.errors import ServiceError
+from services.chassis.names import AgentName
+from services.chassis.telemetry import Event
+from services.snapshots import records
+from services.snapshots.collection import collect
+from services.snapshots.commit import Committer
+from services.snapshots.pins import Pins
+from services.snapshots.reindex import reindex, stored_generations
+from services.snapshots.retention import to_drop
+from services.snapshots.staging import Staging
+from services.snapshots.store import RECORDS_KEPT, BlobStore, Catalog
+
+SWEEP_EVERY_S: Final = 60.0
+# Agents that rest are thinned too, as their generations age; and a round of
+# collection reads every record of a town, so it comes as rarely as that.
+SWEEP_ALL_EVERY_S: Final = 3600.0
+# Trimming one record at a time would cost a call for each commit.
+_SLACK: Final = RECORDS_KEPT // 2
+
+_log = structlog.get_logger(__name__)
+
+
+class Sweeper:
+    """One task; everything it does may be cut off at any point and done again."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        blobs: BlobStore,
+        staging: Staging,
+        committer: Committer,
+        pins: Pins,
+        clock: Clock,
+    ) -> None:
+        self._catalog = catalog
+        self._blobs = blobs
+        self._staging = staging
+        self._committer = committer
+        self._pins = pins
+        self._clock = clock
+        self._written: set[AgentName] = set()
+        self._untidy: set[str] = set()
+        self._wake = asyncio.Event()
+
+    def note_written(self, agent: AgentName) -> None:
+        """The agent has a new generation."""
+        self._written.add(agent)
+
+    def note_deleted(self, town: str) -> None:
+        """Segments of the town may be nobody's now; the next round is at once."""
+        self._untidy.add(town)
+        self._wake.set()
+
+    async def start(self) -> None:
+        """Repairs every agent; a store that cannot be read stops the start."""
+        for agent in await self._agents(await self._towns()):
+            await self._repair(agent)
+
+    async def run(self) -> None:
+        """Sweeps until it is cancelled; trouble waits for the next round."""
+        next_full = self._clock.monotonic() + SWEEP_ALL_EVERY_S
+        while True:
+            try:
+                async with asyncio.timeout(SWEEP_EVERY_S):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            full = self._clock.monotonic() >= next_full
+            if full:
+                next_full = self._clock.monotonic() + SWEEP_ALL_EVERY_S
+            try:
+                await self.sweep(full=full)
+            except (ServiceError, OSError) as error:
+                _log.warning(Event.SWEEP_FAILED, error=str(error))
+
+    async def sweep(self, *, full: bool = False) -> None:
+        """One round over what changed, or over everything."""
+        if expired := await self._staging.expire():
+            _log.info(Event.UPLOADS_EXPIRED, uploads=expired)
+        agents, self._written = self._written, set()
+        towns, self._untidy = self._untidy, set()
+        if full:
+            towns = set(await self._towns())
+            agents |= set(await self._agents(towns))
+        try:
+            while agents:
+                await self._thin(agent := next(iter(agents)))
+                agents.discard(agent)
+            while towns:
+                await self._collect(town := next(iter(towns)))
+                towns.discard(town)
+        finally:
+            # What was not reached is the next round's.
+            self._written |= agents
+            self._untidy |= towns
+
+    async def _thin(self, agent: AgentName) -> None:
+        """Applies retention, then moves old records out of the catalog."""
+        entries = await self._catalog.entries(agent)
+        now_us = records.microseconds(self._clock.now())
+        dropped = to_drop(entries, now_us)
+        await self._catalog.drop(agent, dropped)
+        for generation in dropped:
+            await self._blobs.delete(records.record_key(agent, generation))
+        if dropped:
+            _log.info(
+                Event.GENERATIONS_DROPPED, agent=str(agent), generations=len(dropped)
+            )
+        kept = await self._catalog.recent(agent)
+        if len(kept) > RECORDS_KEPT + _SLACK:
+            for snapshot in kept[:-RECORDS_KEPT]:
+                await self._committer.record(snapshot)
+            await self._catalog.trim(agent, kept[-RECORDS_KEPT].generation)
+
+    async def _collect(self, town: str) -> None:
+        removed = await collect(town, self._catalog, self._blobs, self._pins)
+        if removed:
+            _log.info(Event.SEGMENTS_COLLECTED, town=town, segments=removed)
+
+    async def _repair(self, agent: AgentName) -> None:
+        state, _ = await self._catalog.look(agent)
+        stored = await stored_generations(self._blobs, agent)
+        if stored and stored[-1] > state.last:
+            await reindex(self._catalog, self._blobs, agent)
+            return
+        known = set(stored)
+        for snapshot in await self._catalog.recent(agent):
+            if snapshot.generation not in known:
+                await self._committer.record(snapshot)
+                _log.warning(Event.RECORD_REPAIRED, name=snapshot.name)
+        entries = await self._catalog.entries(agent)
+        for generation in known - {entry.generation for entry in entries}:
+            # Deleted, but for its record.
+            await self._blobs.delete(records.record_key(agent, generation))
+            self._untidy.add(agent.town)
+
+    async def _towns(self) -> list[str]:
+        stored = await self._blobs.list(records.TOWNS)
+        return sorted({*stored, *await self._catalog.towns()})
+
+    async def _agents(self, towns: Iterable[str]) -> list[AgentName]:
+        found = []
+        for town in towns:
+            stored = await self._blobs.list(records.agent_folder(town))
+            known = {*stored, *await self._catalog.agents(town)}
+            found += [AgentName(town, agent) for agent in sorted(known)]
+        return found
