@@ -30,6 +30,7 @@ _NOT_THERE: Final = frozenset({Reason.RUN_NOT_FOUND, Reason.NO_INSTANCE})
 
 
 async def start_agent(exchange: Exchange) -> Response:
+    """Starts an agent; answers when it is ready."""
     fields = exchange.json_fields()
     spec = spec_from_json(fields)
     agent = fields.text("agentId", least=1)
@@ -44,7 +45,7 @@ async def start_agent(exchange: Exchange) -> Response:
 
 
 async def stop_agent(exchange: Exchange) -> Response:
-    """Stops an agent wherever it runs; one that does not run has stopped."""
+    """Stops an agent wherever it runs; answers when its last state is saved."""
     await stop(exchange, exchange.agent)
     return bare({"stopped": True})
 
@@ -100,6 +101,7 @@ async def change_model(exchange: Exchange) -> Response:
 
 
 async def read_status(exchange: Exchange) -> Response:
+    """Tells how an agent is, from its run or from the records about it."""
     return bare(await status_of(exchange, exchange.agent))
 
 

@@ -146,12 +146,13 @@ class Fields:
 
     def word(self, name: str, words: Mapping[str, T], absent: T) -> T:
         """One word of a table, as what the table makes of it."""
-        if self._value.get(name) is None:
+        value = self._value.get(name)
+        if value is None:
             return absent
-        text = self.text(name)
-        if text not in words:
+        if not isinstance(value, str) or value not in words:
             self.complain(f"must be one of {', '.join(words)}", name)
-        return words.get(text, absent)
+            return absent
+        return words[value]
 
     def texts(self, name: str) -> list[str]:
         values = self._typed(name, list, "a list of strings", [])

@@ -24,6 +24,7 @@ HEADER_BYTES_MAX: Final = 32 * 1024
 HEADERS_S: Final = 20.0
 IDLE_S: Final = 75
 CONNECTIONS_MAX: Final = 4096
+BACKLOG: Final = 2048
 # Answers in progress get this long after SIGTERM, below the 30 s of deploy/base.
 GRACE_S: Final = 20
 
@@ -104,16 +105,19 @@ class Listener:
 
     async def run(self, app: ASGIApp) -> None:
         """Serves until SIGTERM or SIGINT; a second one cuts what is in progress."""
-        server = _Server(self._config(app), self.url)
+        server = self.server(app)
         loop = asyncio.get_running_loop()
         signals = (signal.SIGTERM, signal.SIGINT)
         for number in signals:
-            loop.add_signal_handler(number, server.told_to_stop)
+            loop.add_signal_handler(number, server.stop)
         try:
-            await server.serve([self._socket])
+            await server.serve()
         finally:
             for number in signals:
                 loop.remove_signal_handler(number)
+
+    def server(self, app: ASGIApp) -> HttpServer:
+        return HttpServer(self._config(app), self._socket, self.url)
 
     def _config(self, app: ASGIApp) -> uvicorn.Config:
         # All of uvicorn's own lines are about what clients did, or repeat ours.
@@ -138,19 +142,29 @@ class Listener:
 
 def _bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=2048)
+    # Named as TCP, or asyncio would leave Nagle's algorithm on: 40 ms an answer.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+        bound.listen(BACKLOG)
+    except OSError:
+        bound.close()
+        raise
+    return bound
 
 
-class _Server(uvicorn.Server):
-    """Says `ready` once it accepts; its signals are the listener's business."""
+class HttpServer(uvicorn.Server):
+    """Says `ready` once it accepts; signals are the listener's business."""
 
-    def __init__(self, config: uvicorn.Config, url: str) -> None:
+    def __init__(self, config: uvicorn.Config, bound: socket.socket, url: str) -> None:
         super().__init__(config)
+        self._socket = bound
         self._url = url
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         # Without uvicorn's handlers, which raise the signal once more when all is done.
-        await self._serve(sockets)
+        await self._serve([self._socket])
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -163,6 +177,7 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
         _log.info(Event.SERVER_STOPPED)
 
-    def told_to_stop(self) -> None:
+    def stop(self) -> None:
+        """Ends in order; told so again, cuts."""
         self.force_exit = self.should_exit
         self.should_exit = True

@@ -89,6 +89,7 @@ async def message(exchange: Exchange) -> Response:
 
 
 async def read_status(exchange: Exchange) -> Response:
+    """Tells how the mayor's session is."""
     mayor = await exchange.registry.mayor(exchange.town)
     return data(
         {

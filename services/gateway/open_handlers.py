@@ -10,16 +10,18 @@ from services.gateway.exchange import Exchange, bare
 
 
 async def read_root(_: Exchange) -> Response:
+    """Says that the gateway is there."""
     # The original's name: its clients look at it.
     return bare({"service": "gastown", "status": "ok"})
 
 
 async def read_alive(_: Exchange) -> Response:
+    """Says that the process is alive."""
     return bare({"status": "ok"})
 
 
 async def read_ready(exchange: Exchange) -> Response:
-    """Whether the services that every town needs are serving."""
+    """Tells whether the services that every town needs are serving."""
     failing = await exchange.services.failing()
     if failing:
         return bare({"status": "unready", "failing": failing}, 503)
@@ -27,10 +29,12 @@ async def read_ready(exchange: Exchange) -> Response:
 
 
 async def read_metrics(_: Exchange) -> Response:
+    """Shows counters in Prometheus' format."""
     headers = {"content-type": CONTENT_TYPE_LATEST}
     return Response(generate_latest(REGISTRY), headers=headers)
 
 
 async def read_keys(exchange: Exchange) -> Response:
+    """Publishes the keys that tokens are verified with."""
     headers = {"cache-control": "public, max-age=60"}
     return JSONResponse(exchange.verifier.jwks(), headers=headers)

@@ -58,9 +58,13 @@ class Route:
     pattern: str
     access: Access
     handler: Handler
-    summary: str
     body: Body = Body.NONE
     style: Style = Style.ENVELOPE
+
+    @property
+    def summary(self) -> str:
+        """What the handler says of itself, in one line."""
+        return (self.handler.__doc__ or "").partition("\n")[0]
 
     @cached_property
     def segments(self) -> tuple[bytes, ...]:

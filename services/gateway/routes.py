@@ -29,6 +29,8 @@ SNAPSHOT_DELETE: Final = Access(
 DRAIN: Final = Access(frozenset({Kind.CONTAINER, Kind.OPERATOR}))
 PEOPLE: Final = Access(frozenset({Kind.USER, Kind.OPERATOR}))
 
+JSON, BYTES, BARE = Body.JSON, Body.BYTES, Style.BARE
+
 _TOWN: Final = "/api/towns/{town}"
 _SNAPSHOT: Final = f"{_TOWN}/rigs/{{rig}}/agents/{{agent}}/db-snapshot"
 _CONTAINER: Final = f"{_TOWN}/container"
@@ -42,196 +44,46 @@ def _description() -> dict[str, Any]:
 
 
 async def read_openapi(_: Exchange) -> Response:
+    """This table, for machines."""
     return JSONResponse(_description())
 
 
-def _open(pattern: str, handler: Any, summary: str) -> Route:
-    return Route("GET", pattern, ANYONE, handler, summary, style=Style.BARE)
-
-
 ROUTES: Final[tuple[Route, ...]] = (
-    _open("/", opened.read_root, "Says that it is there."),
-    _open("/health", opened.read_alive, "The process is alive."),
-    _open("/healthz", opened.read_alive, "The process is alive."),
-    _open("/readyz", opened.read_ready, "Registry and snapshots are serving."),
-    _open("/metrics", opened.read_metrics, "Counters, in Prometheus' format."),
-    _open("/.well-known/jwks.json", opened.read_keys, "Keys that tokens verify with."),
-    _open("/openapi.json", read_openapi, "This table, for machines."),
+    # probes and documents
+    Route("GET", "/", ANYONE, opened.read_root, style=BARE),
+    Route("GET", "/health", ANYONE, opened.read_alive, style=BARE),
+    Route("GET", "/healthz", ANYONE, opened.read_alive, style=BARE),
+    Route("GET", "/readyz", ANYONE, opened.read_ready, style=BARE),
+    Route("GET", "/metrics", ANYONE, opened.read_metrics, style=BARE),
+    Route("GET", "/.well-known/jwks.json", ANYONE, opened.read_keys, style=BARE),
+    Route("GET", "/openapi.json", ANYONE, read_openapi, style=BARE),
     # what must run
-    Route(
-        "GET",
-        f"{_TOWN}/container-registry",
-        LIST,
-        towns.read_registry,
-        "Lists what must run in the town.",
-    ),
-    Route(
-        "POST",
-        f"{_TOWN}/container-registry",
-        LIST,
-        towns.replace_registry,
-        "Replaces the list of what must run.",
-        Body.JSON,
-    ),
-    # an agent's session
-    Route(
-        "GET",
-        _SNAPSHOT,
-        SNAPSHOT_READ,
-        snapshots.read_snapshot,
-        "Sends an agent's snapshot, whole or in part.",
-    ),
-    Route(
-        "POST",
-        _SNAPSHOT,
-        SNAPSHOT_WRITE,
-        snapshots.write_snapshot,
-        "Makes the body the agent's next generation.",
-        Body.BYTES,
-    ),
-    Route(
-        "DELETE",
-        _SNAPSHOT,
-        SNAPSHOT_DELETE,
-        snapshots.delete_snapshot,
-        "Deletes an agent's snapshot, all generations or one.",
-    ),
-    Route(
-        "GET",
-        f"{_SNAPSHOT}/generations",
-        SNAPSHOT_READ,
-        snapshots.list_generations,
-        "Lists the generations of an agent's snapshot.",
-    ),
+    Route("GET", f"{_TOWN}/container-registry", LIST, towns.read_registry),
+    Route("POST", f"{_TOWN}/container-registry", LIST, towns.replace_registry, JSON),
+    # the session of an agent
+    Route("GET", _SNAPSHOT, SNAPSHOT_READ, snapshots.read_snapshot),
+    Route("POST", _SNAPSHOT, SNAPSHOT_WRITE, snapshots.write_snapshot, BYTES),
+    Route("DELETE", _SNAPSHOT, SNAPSHOT_DELETE, snapshots.delete_snapshot),
+    Route("GET", f"{_SNAPSHOT}/generations", SNAPSHOT_READ, snapshots.list_generations),
     # drains
-    Route(
-        "POST",
-        f"{_TOWN}/container-eviction",
-        DRAIN,
-        towns.announce_drain,
-        "Says that containers are about to go.",
-    ),
-    Route(
-        "POST",
-        f"{_TOWN}/container-ready",
-        DRAIN,
-        towns.confirm_ready,
-        "Ends a drain by its nonce.",
-        Body.JSON,
-    ),
-    Route(
-        "GET",
-        f"{_TOWN}/drain-status",
-        DRAIN,
-        towns.read_drain,
-        "Tells whether the town drains.",
-    ),
+    Route("POST", f"{_TOWN}/container-eviction", DRAIN, towns.announce_drain),
+    Route("POST", f"{_TOWN}/container-ready", DRAIN, towns.confirm_ready, JSON),
+    Route("GET", f"{_TOWN}/drain-status", DRAIN, towns.read_drain),
     # agents in containers
-    Route(
-        "POST",
-        f"{_CONTAINER}/agents/start",
-        PEOPLE,
-        agents.start_agent,
-        "Starts an agent; answers when it is ready.",
-        Body.JSON,
-        Style.BARE,
-    ),
-    Route(
-        "POST",
-        f"{_AGENT}/stop",
-        PEOPLE,
-        agents.stop_agent,
-        "Stops an agent; answers when its last state is saved.",
-        style=Style.BARE,
-    ),
-    Route(
-        "POST",
-        f"{_AGENT}/message",
-        PEOPLE,
-        agents.message_agent,
-        "Accepts a message for an agent.",
-        Body.JSON,
-        Style.BARE,
-    ),
-    Route(
-        "PATCH",
-        f"{_AGENT}/model",
-        PEOPLE,
-        agents.change_model,
-        "Changes an agent's model; its session stays.",
-        Body.JSON,
-        Style.BARE,
-    ),
-    Route(
-        "GET",
-        f"{_AGENT}/status",
-        PEOPLE,
-        agents.read_status,
-        "Tells how an agent is.",
-        style=Style.BARE,
-    ),
-    Route(
-        "GET",
-        f"{_AGENT}/events",
-        PEOPLE,
-        agents.read_events,
-        "Lists an agent's events after an id.",
-        style=Style.BARE,
-    ),
-    Route(
-        "GET",
-        f"{_CONTAINER}/health",
-        PEOPLE,
-        agents.read_health,
-        "Tells how the town's containers are.",
-        style=Style.BARE,
-    ),
+    Route("POST", f"{_CONTAINER}/agents/start", PEOPLE, agents.start_agent, JSON, BARE),
+    Route("POST", f"{_AGENT}/stop", PEOPLE, agents.stop_agent, style=BARE),
+    Route("POST", f"{_AGENT}/message", PEOPLE, agents.message_agent, JSON, BARE),
+    Route("PATCH", f"{_AGENT}/model", PEOPLE, agents.change_model, JSON, BARE),
+    Route("GET", f"{_AGENT}/status", PEOPLE, agents.read_status, style=BARE),
+    Route("GET", f"{_AGENT}/events", PEOPLE, agents.read_events, style=BARE),
+    Route("GET", f"{_CONTAINER}/health", PEOPLE, agents.read_health, style=BARE),
     # the mayor
-    Route(
-        "POST",
-        f"{_MAYOR}/configure",
-        PEOPLE,
-        mayor.configure,
-        "Stores how to start the mayor.",
-        Body.JSON,
-    ),
-    Route(
-        "POST",
-        f"{_MAYOR}/ensure",
-        PEOPLE,
-        mayor.ensure,
-        "Starts the mayor unless it runs.",
-    ),
-    Route(
-        "POST",
-        f"{_MAYOR}/message",
-        PEOPLE,
-        mayor.message,
-        "Accepts a message for the mayor, and starts it if needed.",
-        Body.JSON,
-    ),
-    Route(
-        "GET",
-        f"{_MAYOR}/status",
-        PEOPLE,
-        mayor.read_status,
-        "Tells how the mayor's session is.",
-    ),
-    Route(
-        "POST",
-        f"{_MAYOR}/completed",
-        PEOPLE,
-        mayor.completed,
-        "Takes note that the mayor has finished.",
-        Body.JSON,
-    ),
-    Route(
-        "POST",
-        f"{_MAYOR}/destroy",
-        PEOPLE,
-        mayor.destroy,
-        "Stops and ends the mayor; its snapshot stays.",
-    ),
+    Route("POST", f"{_MAYOR}/configure", PEOPLE, mayor.configure, JSON),
+    Route("POST", f"{_MAYOR}/ensure", PEOPLE, mayor.ensure),
+    Route("POST", f"{_MAYOR}/message", PEOPLE, mayor.message, JSON),
+    Route("GET", f"{_MAYOR}/status", PEOPLE, mayor.read_status),
+    Route("POST", f"{_MAYOR}/completed", PEOPLE, mayor.completed, JSON),
+    Route("POST", f"{_MAYOR}/destroy", PEOPLE, mayor.destroy),
 )
 
 

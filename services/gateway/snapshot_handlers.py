@@ -20,7 +20,10 @@ BYTES: Final = "application/octet-stream"
 
 
 async def read_snapshot(exchange: Exchange) -> Response:
-    """Pins the generation first, so that headers and bytes are of the same one."""
+    """Sends a generation, whole or in part.
+
+    The generation is pinned first, so that headers and bytes are of the same one.
+    """
     wanted = exchange.query_number("generation", least=1)
     conditions = Conditions.of(exchange.headers)
     snapshot, epoch = await exchange.snapshots.get(_name(exchange, wanted or "latest"))
@@ -52,6 +55,7 @@ async def read_snapshot(exchange: Exchange) -> Response:
 
 
 async def write_snapshot(exchange: Exchange) -> Response:
+    """Makes the body the agent's next generation."""
     epoch = exchange.header_number(EPOCH_HEADER, least=1)
     conditions = Conditions.of(exchange.headers)
     terms = UploadTerms(
@@ -85,6 +89,7 @@ async def delete_snapshot(exchange: Exchange) -> Response:
 
 
 async def list_generations(exchange: Exchange) -> Response:
+    """Lists the generations, newest first."""
     page_size = exchange.query_number("pageSize") or 0
     page_token = exchange.request.query_params.get("pageToken", "")
     found, next_token = await exchange.snapshots.list(

@@ -15,12 +15,13 @@ INSTANCE_HEADER = "x-townkeeper-instance"
 
 
 async def read_registry(exchange: Exchange) -> Response:
+    """Lists what must run in the town."""
     agents = await exchange.registry.active_agents(exchange.town)
     return Response(entries_to_json(agents), media_type="application/json")
 
 
 async def replace_registry(exchange: Exchange) -> Response:
-    """Hands the entries on word for word, once each has what a start needs."""
+    """Replaces the list of what must run; entries are kept word for word."""
     body = json_body.decode(exchange.loaded)
     entries = json_body.split_list(body)
     issues: list[Issue] = []
@@ -36,14 +37,17 @@ async def replace_registry(exchange: Exchange) -> Response:
 
 
 async def announce_drain(exchange: Exchange) -> Response:
-    """Binds to the instance that the header names, else to all that live."""
+    """Says that containers are about to go: the one named in a header, else all."""
     instance = exchange.headers.get(INSTANCE_HEADER)
-    names = [str(InstanceName(exchange.ids["town"], instance))] if instance else []
+    names: list[str] = []
+    if instance is not None:
+        names = [str(InstanceName(exchange.ids["town"], instance))]
     nonce = await exchange.registry.announce_drain(exchange.town, names)
     return data({"acknowledged": True, "drainNonce": nonce})
 
 
 async def confirm_ready(exchange: Exchange) -> Response:
+    """Ends a drain by its nonce."""
     fields = exchange.json_fields(absent=b"{}")
     nonce = fields.text("nonce")
     fields.done()
@@ -54,5 +58,6 @@ async def confirm_ready(exchange: Exchange) -> Response:
 
 
 async def read_drain(exchange: Exchange) -> Response:
+    """Tells whether the town drains."""
     draining, nonce = await exchange.registry.drain_status(exchange.town)
     return data({"draining": draining, "drainNonce": nonce or None})

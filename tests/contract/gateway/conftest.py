@@ -1,0 +1,40 @@
+"""One plane for all tests of the folder, empty at the start of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+from structlog.testing import LogCapture
+
+from tests.contract.gateway.plane import Plane
+
+
+@pytest.fixture(scope="package")
+def log() -> Iterator[LogCapture]:
+    """What the processes of this folder log, in place of printing it."""
+    before: dict[str, Any] = structlog.get_config()
+    capture = LogCapture()
+    structlog.configure(
+        processors=[structlog.contextvars.merge_contextvars, capture],
+        cache_logger_on_first_use=False,
+    )
+    yield capture
+    structlog.configure(**before)
+
+
+@pytest.fixture(scope="package")
+def serving_plane(
+    tmp_path_factory: pytest.TempPathFactory, log: LogCapture
+) -> Iterator[Plane]:
+    with Plane(tmp_path_factory.mktemp("plane")) as plane:
+        yield plane
+
+
+@pytest.fixture
+def plane(serving_plane: Plane, log: LogCapture) -> Plane:
+    serving_plane.reset()
+    log.entries.clear()
+    return serving_plane
