@@ -43,8 +43,8 @@ def list_agents(session: Session) -> None:
 
     Example: townkeeper agents list
     """
-    found, stub = list[resources_pb2.Agent](), session.registry()
     request = registry_pb2.ListAgentsRequest(parent=f"towns/{session.town}")
+    found, stub = list[resources_pb2.Agent](), session.registry()
     while True:
         answer = stub.ListAgents(request)
         found += answer.agents

@@ -36,8 +36,8 @@ def list_snapshots(
 
     Example: townkeeper snapshots list mayor
     """
-    found, stub = list[resources_pb2.Snapshot](), session.snapshots()
     request = snapshots_pb2.ListSnapshotsRequest(parent=str(session.agent(agent)))
+    found, stub = list[resources_pb2.Snapshot](), session.snapshots()
     while len(found) < limit:
         request.page_size = min(limit - len(found), 500)
         answer = stub.ListSnapshots(request)
