@@ -17,7 +17,9 @@ from townkeeper.supervisor.v1.resources_pb2 import Event
 NAME = "towns/town-1/agents/mayor/messages/m1"
 
 
-def message(state: Message.State = Message.STATE_PENDING, name: str = NAME) -> Message:
+def message(
+    state: Message.State.ValueType = Message.STATE_PENDING, name: str = NAME
+) -> Message:
     return Message(name=name, state=state, generation=5)
 
 
