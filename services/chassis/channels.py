@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 import grpc
 import structlog
 
+from services.chassis.early_status import keep_early_status
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.telemetry import REQUEST_ID_KEY
 from services.chassis.tls import TlsSettings
@@ -169,6 +170,18 @@ class _Outgoing:
         return tuple(metadata)
 
 
+class _OutgoingStream:
+    """A method that sends many: refused early, it says what the server said."""
+
+    __slots__ = ("_outgoing",)
+
+    def __init__(self, outgoing: _Outgoing) -> None:
+        self._outgoing = outgoing
+
+    def __call__(self, requests: Any = None, **options: Any) -> Any:
+        return keep_early_status(self._outgoing(requests, **options))
+
+
 class _Methods:
     """The four shapes of methods, over the two connections."""
 
@@ -192,6 +205,12 @@ class _Methods:
 
 
 class _AsyncChannel(_Methods, grpc.aio.Channel):
+    def stream_unary(self, *args: Any, **options: Any) -> Any:
+        return _OutgoingStream(super().stream_unary(*args, **options))
+
+    def stream_stream(self, *args: Any, **options: Any) -> Any:
+        return _OutgoingStream(super().stream_stream(*args, **options))
+
     async def close(self, grace: float | None = None) -> None:
         await self._short.close(grace)
         await self._long.close(grace)
