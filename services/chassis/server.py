@@ -22,6 +22,7 @@ from services.chassis.auth import OPEN, Kind, Rule, Verifier, rule
 from services.chassis.gate import CALLS_MAX, Gate
 from services.chassis.health import Health
 from services.chassis.interceptors import CallInterceptor
+from services.chassis.symbols import Symbols
 from services.chassis.telemetry import Event
 from services.chassis.tls import TlsSettings
 
@@ -132,7 +133,7 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, self.grpc)
         channelz.add_channelz_servicer(self.grpc)
         shown = [*service_names, *(s.full_name for s in _INFRASTRUCTURE)]
-        reflection.enable_server_reflection(shown, self.grpc)
+        reflection.enable_server_reflection(shown, self.grpc, Symbols())
 
 
 _INFRASTRUCTURE: Final = (
