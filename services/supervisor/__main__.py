@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import signal
 import sys
 import uuid
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from services.chassis.server import BindError, Server, run_until_signal
 from services.chassis.settings import SettingsError, load
 from services.chassis.telemetry import configure_logging
 from services.supervisor import spawn
+from services.supervisor.errand import report_failure
 from services.supervisor.events import EventLog
 from services.supervisor.heartbeat import Heartbeat
 from services.supervisor.hydrate import Hydrator
@@ -68,9 +70,13 @@ async def serve(settings: Settings) -> None:
         interval_s, claims = await _register(around, address)
         await _end_strangers(around, claims)
         heart = Heartbeat(around, roster, address, interval_s, replaced)
-        tasks.append(asyncio.create_task(heart.beat(), name="heartbeat"))
-        tasks.append(asyncio.create_task(heart.watch_messages(), name="inbox watch"))
-        tasks.append(asyncio.create_task(roster.boot(claims), name="boot"))
+        for name, step in (
+            ("heartbeat", heart.beat()),
+            ("inbox watch", heart.watch_messages()),
+            ("boot", roster.boot(claims)),
+        ):
+            tasks.append(asyncio.create_task(step, name=name))
+            tasks[-1].add_done_callback(_end_if_failed)
 
     async def replaced(why: str) -> None:
         # Whatever we still do is refused: end our agents, then ourselves, as a crash.
@@ -116,6 +122,14 @@ def _surroundings(settings: Settings, identity: Identity) -> Surroundings:
         prepare_workspace=workspace_maker(settings.data_dir / "workspaces"),
     )
     return around
+
+
+def _end_if_failed(task: asyncio.Task[None]) -> None:
+    """Without its heartbeat an instance is dead and does not know: better end, and be
+    started again."""
+    report_failure(task)
+    if not task.cancelled() and task.exception() is not None:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 async def _register(around: Surroundings, address: str) -> tuple[float, list[Claim]]:

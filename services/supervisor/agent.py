@@ -7,6 +7,7 @@ for the save that belongs to it. Other agents are never waited for.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 from typing import Final
 
@@ -25,6 +26,7 @@ from services.supervisor.run import (
     describe,
     no_run,
     not_running,
+    start_failed,
 )
 from services.supervisor.runtime import ExitReport
 from services.supervisor.saver import Saver
@@ -181,26 +183,22 @@ class Agent:
     async def _begin(self, claim: Claim, crashes: Crashes) -> Run:
         around = self._around
         self._claim = claim
-        self.run = run = Run(
-            name=self.name,
-            id=uuid.uuid4().hex,
-            role=claim.spec.role,
-            epoch=claim.epoch,
-            started_at=around.clock.now(),
-            model=claim.spec.model,
-            crash_count=crashes.count,
-        )
+        run_id, now = uuid.uuid4().hex, around.clock.now()
+        self.run = run = Run(self.name, run_id, claim.spec.role, claim.epoch, now)
+        run.model, run.crash_count = claim.spec.model, crashes.count
         self.output.close()
         self.output = OutputBuffer()
         try:
             live = await self._launch(claim, run, crashes)
-        except ServiceError as error:
+        except (ServiceError, OSError) as error:
             self.failed_starts += 1
-            run.error, run.exit_reason = error.message, "failed"
+            run.error, run.exit_reason = str(error), "failed"
             run.move(State.FAILED)
             around.events.append(self.name.agent, "agent.failed", {"error": run.error})
             await self._close_saver()
-            raise
+            if isinstance(error, ServiceError):
+                raise
+            raise start_failed(self.name, error) from error
         self.failed_starts = 0
         run.move(State.RUNNING)
         self._live = live
@@ -214,7 +212,8 @@ class Agent:
             claim, run.id, crashed=crashes.count > 0
         )
         self._saver = saver = hydrated.saver
-        saver.on_saved, saver.on_fenced = self._on_saved, self._on_fenced
+        saver.on_saved = self._on_saved
+        saver.on_fenced = lambda why: around.keep(self.lost(why))
         run.workdir = str(hydrated.launch.workdir)
         run.generation, run.saved_at = saver.generation, saver.saved_at
         run.lost_generations = hydrated.lost
@@ -223,7 +222,8 @@ class Agent:
         around.ledger.intend(self.name, run.id)
         live = LiveRun(run, saver, self.output, around.events, around.clock.now)
         await live.start(runtime, hydrated.launch, around.registry, claim.spec.prompt)
-        around.ledger.started(self.name, run.id, run.pid)
+        with contextlib.suppress(OSError):  # the mark of the intent finds it as well
+            around.ledger.started(self.name, run.id, run.pid)
         return live
 
     async def _watch(self, live: LiveRun, crashes: Crashes) -> None:
@@ -244,16 +244,16 @@ class Agent:
         saved = await last_save(live.saver, LAST_SAVE_S)
         around = self._around
         if report.completed and claim.spec.runtime == "exec":
-            if saved:
-                await self._release("completed")
-                self._exited("completed")
-            else:
+            if not saved:
                 self._errand.begin(self._save_then_release("completed"))
+                return
+            await self._close_saver()
+            await self._release("completed")
+            self._exited("completed")
             return
         crashes.record(around.clock.monotonic())
         run.crash_count = crashes.count
         run.error = describe(report)
-        log.warning("agent.crashed", agent=str(self.name), error=run.error)
         live.emit("agent.crashed", error=run.error, crashes=crashes.count)
         await self._close_saver()
         if crashes.too_many:
@@ -273,15 +273,15 @@ class Agent:
                     return
                 try:
                     await self._begin(claim, crashes)
+                    return
                 except ServiceError as error:
+                    name, failures = str(self.name), self.failed_starts
                     log.warning(
                         "agent.start_failed",
-                        agent=str(self.name),
-                        error=error.message,
-                        failures=self.failed_starts,
+                        agent=name,
+                        failures=failures,
+                        why=error.message,
                     )
-                    continue
-                return
 
     async def _halt(self, grace_s: float) -> None:
         """Ends the process, if there is one, and saves; raises SAVE_PENDING."""
@@ -347,6 +347,3 @@ class Agent:
         self._around.events.append(
             self.name.agent, "agent.saved", {"generation": saver.generation}
         )
-
-    def _on_fenced(self, why: str) -> None:
-        self._around.keep(self.lost(why))

@@ -11,6 +11,12 @@ import structlog
 log = structlog.get_logger()
 
 
+def report_failure(task: asyncio.Task[None]) -> None:
+    """For the end of a task that nobody awaits: here or nowhere is it heard of."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("task.failed", task=task.get_name(), exc_info=error)
+
+
 class Errand:
     """At most one background task, owned: to watch, to restart or to save out."""
 
@@ -26,12 +32,7 @@ class Errand:
     def begin(self, step: Coroutine[object, object, None]) -> None:
         """Starts the errand; an earlier one must have ended or be the caller."""
         self._task = asyncio.create_task(step, name=f"errand of {self._name}")
-        self._task.add_done_callback(self._report)
-
-    def _report(self, task: asyncio.Task[None]) -> None:
-        # The end of a task that nobody awaits: here or nowhere is it heard of.
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("agent.errand_failed", agent=self._name, exc_info=error)
+        self._task.add_done_callback(report_failure)
 
     def hand_over(self) -> None:
         """The caller is the errand and is about to end; another may begin."""

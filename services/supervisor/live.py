@@ -11,6 +11,7 @@ import structlog
 
 from services.chassis.errors import ServiceError
 from services.supervisor.delivery import Delivery, Inbox
+from services.supervisor.errand import report_failure
 from services.supervisor.events import EventLog
 from services.supervisor.inbox import Outcome
 from services.supervisor.output import OutputBuffer
@@ -80,6 +81,8 @@ class LiveRun:
             asyncio.create_task(self.saver.keep_saving(), name=f"save {run.name}"),
             asyncio.create_task(self._delivery.run(first), name=f"inbox {run.name}"),
         ]
+        for task in self._tasks:
+            task.add_done_callback(report_failure)
         self.emit("agent.started", session=run.session_id, resumed=run.resumed)
 
     def wake(self) -> None:

@@ -74,9 +74,11 @@ class Roster:
             async with turns:
                 await self._agent(claim.name).resume(claim)
 
-        async with asyncio.TaskGroup() as group:
-            for claim in claims:
-                group.create_task(bring_back(claim))
+        # Not a task group: one that fails must not cancel the others.
+        steps = [bring_back(claim) for claim in claims]
+        for result in await asyncio.gather(*steps, return_exceptions=True):
+            if isinstance(result, BaseException):
+                log.error("agent.boot_failed", exc_info=result)
 
     async def leave(self, grace_s: float) -> None:
         """Stops and saves every agent; each must run elsewhere. Never raises."""

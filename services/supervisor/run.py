@@ -133,3 +133,12 @@ def not_running(name: AgentName) -> ServiceError:
         f"cannot do this while {name} does not run: start it first",
         agent=name,
     )
+
+
+def start_failed(name: AgentName, error: OSError) -> ServiceError:
+    """The host would not have it: a full disk, no processes left, a folder taken."""
+    return ServiceError(
+        Reason.START_FAILED,
+        f"cannot start {name}: {error}; look at this container's disk and limits",
+        agent=name,
+    )
