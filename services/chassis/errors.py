@@ -225,7 +225,7 @@ def to_status(error: ServiceError, domain: str = DOMAIN) -> status_pb2.Status:
     for key, value in error.metadata.items():
         kept = _cut(value, room - len(key))
         room -= len(key) + len(kept.encode())
-        if room <= 0:
+        if room < 0:
             break
         info.metadata[key] = kept
     status = status_pb2.Status(

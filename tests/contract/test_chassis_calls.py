@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +207,41 @@ class TestErrors:
         assert server.server.in_flight == 0
 
 
+async def test_a_generator_ends_with_its_call(
+    server: RunningServer, tokens: Tokens, shapes: Shapes
+) -> None:
+    """Cut while its answers wait to be sent, it is closed before the call is over."""
+    order: list[str] = []
+
+    async def flood(request: Any, context: Any) -> AsyncGenerator[Any, None]:
+        try:
+            while True:
+                # More than the flow control lets through to one who does not read.
+                yield big
+        finally:
+            order.append("closed")
+
+    big = about()
+    big.chunk.data = bytes(1 << 20)
+    shapes.flood = flood
+    call = stub(server.channel(tokens.container()), "unary_stream")(about())
+    await call.read()
+
+    with capture_logs(processors=[_note(order)]):
+        call.cancel()
+        await wait_until(lambda: "call.ended" in order)
+
+    assert order == ["closed", "call.ended"]
+
+
+def _note(order: list[str]) -> Any:
+    def note(_: Any, __: str, event: Any) -> Any:
+        order.append(str(event["event"]))
+        return event
+
+    return note
+
+
 @each_shape
 class TestRefusals:
     async def test_a_method_without_a_row_is_closed(
@@ -232,6 +267,16 @@ class TestRefusals:
 
         assert error.reason is Reason.ROLE_INSUFFICIENT
         assert shapes.calls == 0
+
+    async def test_the_wrong_kind_is_refused_unread(
+        self, shape: str, shapes: Shapes, tokens: Tokens
+    ) -> None:
+        """Nothing is decoded for a credential that may not call the method."""
+        rows = policy(rule(Kind.OPERATOR))
+        async with running(shapes.add_to, rows, tokens) as server:
+            error = await refusal(server.channel(tokens.container()), shape, b"\xff")
+
+        assert error.reason is Reason.ROLE_INSUFFICIENT
 
     async def test_a_request_about_nothing_is_refused(
         self, shape: str, channel: grpc.aio.Channel, shapes: Shapes

@@ -5,7 +5,8 @@ Requests and responses are `UploadSnapshotRequest`, whose header names an agent.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -29,6 +30,8 @@ class Shapes:
 
     def __init__(self, behave: Callable[[Any], Awaitable[None]] = _nothing) -> None:
         self.behave = behave
+        # Takes the place of the handler `unary_stream` when a test sets it.
+        self.flood: Callable[..., AsyncGenerator[Any, None]] | None = None
         self.calls = 0
         self.requests: list[UploadSnapshotRequest] = []
 
@@ -38,7 +41,12 @@ class Shapes:
 
     async def unary_stream(self, request: Any, context: Any) -> AsyncIterator[Any]:
         await self._begin(context)
-        yield self._kept(request)
+        if self.flood is None:
+            yield self._kept(request)
+            return
+        async with aclosing(self.flood(request, context)) as responses:
+            async for response in responses:
+                yield response
 
     async def stream_unary(self, requests: Any, context: Any) -> Any:
         await self._begin(context)

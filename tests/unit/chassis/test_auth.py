@@ -142,6 +142,7 @@ INCOMPLETE = [
     pytest.param({"gen": "1"}, id="generation is text"),
     pytest.param({"aud": ["other", "another"]}, id="other audiences"),
     pytest.param({"aud": 7}, id="audience is a number"),
+    pytest.param({"aud": None}, id="no audience"),
 ]
 
 
@@ -384,6 +385,13 @@ class TestAuthorize:
             authorize_names(caller_of(Kind.USER), townless, [])
 
         assert refused.value.reason is Reason.ROLE_INSUFFICIENT
+
+    def test_a_method_about_something_needs_a_name(self) -> None:
+        """Without a name there is nothing to compare a token with."""
+        with pytest.raises(ServiceError) as refused:
+            authorize_names(caller_of(Kind.OPERATOR), rule(*Kind), [])
+
+        assert refused.value.reason is Reason.FIELD_REQUIRED
 
     def test_every_name_counts(self) -> None:
         """One foreign name among own ones is enough to refuse."""

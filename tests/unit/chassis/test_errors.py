@@ -169,6 +169,16 @@ class TestWire:
         # Base64, and the text once more with three bytes for each odd one.
         assert len(raw) * 4 / 3 + MESSAGE_BYTES_MAX * 3 < 8 * 1024
 
+    @pytest.mark.parametrize("letter", ["x", "\N{GREEK SMALL LETTER ALPHA}"])
+    def test_is_cut_where_it_says_too_much(self, letter: str) -> None:
+        """A text of megabytes still arrives as a status."""
+        error = ServiceError(Reason.INTERNAL, letter * 10**6, key=letter * 10**6)
+
+        found = over_the_wire(error)
+
+        assert 0 < len(found.message.encode()) <= MESSAGE_BYTES_MAX
+        assert 0 < len(found.metadata["key"].encode()) <= METADATA_BYTES_MAX
+
     @pytest.mark.parametrize(
         ("code", "reason"),
         [

@@ -1,23 +1,50 @@
-"""Which folder of keys a process accepts."""
+"""Whose tokens are believed: one source of keys, and a secret worth the name."""
+
+from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
 
+from services.chassis.auth import Kind
+from services.chassis.keys import KeyRing
 from services.chassis.settings import SettingsError, load
 from services.chassis.trust import TrustSettings
 
 
-def test_keys_may_lie_where_nothing_can_be_written(tmp_path: Path) -> None:
-    """A mounted secret is read-only; it must do."""
-    tmp_path.chmod(0o555)
+async def test_a_folder_of_keys(tmp_path: Path) -> None:
+    """Tokens of the folder's keys are believed."""
+    ring = KeyRing.create(tmp_path / "keys")
+    settings = load(TrustSettings, {"TOWNKEEPER_KEYS_DIR": str(ring.folder)})
 
-    settings = load(TrustSettings, {"TOWNKEEPER_KEYS_DIR": str(tmp_path)})
+    caller = await settings.verifier().verify(ring.mint(Kind.CONTAINER, town="t"))
 
-    assert tmp_path == settings.keys_dir
+    assert caller.town == "t"
 
 
-def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    """Nobody makes it later: keys are given to a process, not by it."""
-    with pytest.raises(SettingsError, match="TOWNKEEPER_KEYS_DIR"):
-        load(TrustSettings, {"TOWNKEEPER_KEYS_DIR": str(tmp_path / "absent")})
+@pytest.mark.parametrize("given", [set(), {"dir", "url"}], ids=["none", "both"])
+def test_one_of_the_two(tmp_path: Path, given: set[str]) -> None:
+    """Neither source, or both, leaves open whom to believe."""
+    environ = {}
+    if "dir" in given:
+        environ["TOWNKEEPER_KEYS_DIR"] = str(tmp_path)
+    if "url" in given:
+        environ["TOWNKEEPER_JWKS_URL"] = "http://h/jwks.json"
+
+    with pytest.raises(SettingsError, match="give one of the two"):
+        load(TrustSettings, environ)
+
+
+def test_a_short_secret_stops_the_start(tmp_path: Path) -> None:
+    """A secret that can be guessed would sign anything; its text is not shown."""
+    file = tmp_path / "secret"
+    file.write_text("hunter2\n")
+    environ = {
+        "TOWNKEEPER_KEYS_DIR": str(tmp_path),
+        "TOWNKEEPER_HS256_SECRET_FILE": str(file),
+    }
+
+    with pytest.raises(SettingsError, match="under 32 bytes") as refused:
+        load(TrustSettings, environ)
+
+    assert "hunter2" not in str(refused.value)
