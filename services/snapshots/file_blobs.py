@@ -92,11 +92,11 @@ class FileBlobs:
             await in_thread(self._path(key).unlink, missing_ok=True)
 
     async def list(self, folder: str) -> list[str]:
-        try:
-            with disk_errors(_WHAT):
+        with disk_errors(_WHAT):
+            try:
                 return sorted(await in_thread(os.listdir, self._path(folder)))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+            except (FileNotFoundError, NotADirectoryError):
+                return []
 
     async def check(self) -> None:
         with disk_errors(_WHAT):

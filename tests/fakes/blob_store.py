@@ -20,6 +20,22 @@ class MemoryBlobs:
         self.before: Callable[[str, str], None] = lambda method, key: None
         self._folder = folder
         self._count = 0
+        self._paused_method = ""
+        self._arrived = asyncio.Event()
+        self._go_on = asyncio.Event()
+
+    def pause(self, method: str) -> None:
+        """The next call of this method waits for `go_on`."""
+        self._paused_method = method
+        self._arrived.clear()
+        self._go_on.clear()
+
+    async def paused(self) -> None:
+        """Returns when that call has come."""
+        await self._arrived.wait()
+
+    def go_on(self) -> None:
+        self._go_on.set()
 
     async def create(self, key: str, data: bytes) -> bool:
         await self._step("create", key)
@@ -64,4 +80,8 @@ class MemoryBlobs:
     async def _step(self, method: str, key: str) -> None:
         # As with a real store, others may run meanwhile.
         await asyncio.sleep(0)
+        if method == self._paused_method:
+            self._paused_method = ""
+            self._arrived.set()
+            await self._go_on.wait()
         self.before(method, key)

@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
+
 from services.chassis.clock import Clock, SystemClock
 from services.chassis.names import AgentName
 from services.snapshots import records
@@ -86,7 +88,7 @@ async def serving(
     )
     servicer = SnapshotServicer(catalog, parts.intake, parts.shelf, parts.downloads)
 
-    def add(server: object) -> None:
+    def add(server: grpc.aio.Server) -> None:
         snapshots_pb2_grpc.add_SnapshotServiceServicer_to_server(servicer, server)
 
     async with running(add, POLICY, tokens, [SERVICE.full_name]) as server:

@@ -197,27 +197,16 @@ class TestCommit:
         self, world: World, saves: Saves
     ) -> None:
         """A commit that has begun is finished, whoever still listens."""
-        began, go_on = asyncio.Event(), asyncio.Event()
-        publish = world.blobs.publish
-
-        async def slow(*args: Any) -> None:
-            began.set()
-            await go_on.wait()
-            await publish(*args)
-
-        world.blobs.publish = slow  # type: ignore[method-assign]
+        world.blobs.pause("publish")
         task = asyncio.create_task(saves.client.upload(BASE, FINGERPRINT))
-        await began.wait()
+        await world.blobs.paused()
 
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        go_on.set()
+        world.blobs.go_on()
 
-        async def committed() -> bool:
-            return bool((await saves.client.list()).snapshots)
-
-        await wait_until(committed)
         await wait_until(lambda: world.staged == [])
+        assert 1 == len((await saves.client.list()).snapshots)
 
 
 class TestResume:

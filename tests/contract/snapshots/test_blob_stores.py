@@ -1,0 +1,257 @@
+"""What every BlobStore promises, over the fake and over files."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.chassis.errors import Reason, ServiceError
+from services.snapshots import file_blobs
+from services.snapshots.file_blobs import LAYOUT, MARK, FileBlobs
+from services.snapshots.store import BlobMissing, BlobStore
+from tests.fakes.blob_store import MemoryBlobs
+
+KEY = "towns/t/segments/ab/abcd"
+ENVIRONMENT = "tests"
+
+
+class BlobStoreSuite:
+    """Subclasses supply `store`."""
+
+    @pytest.fixture
+    def source(self, tmp_path: Path) -> Path:
+        """A local file to publish, on the store's own file system."""
+        path = tmp_path / "source"
+        path.write_bytes(b"content")
+        return path
+
+    async def test_created_once(self, store: BlobStore) -> None:
+        """The first creation wins; the second changes nothing and says so."""
+        assert await store.create(KEY, b"first")
+        assert not await store.create(KEY, b"second")
+
+        assert b"first" == await store.read(KEY)
+
+    async def test_one_of_many_creators_wins(self, store: BlobStore) -> None:
+        """Of creators at the same time exactly one makes the blob."""
+        won = await asyncio.gather(*(store.create(KEY, b"%d" % n) for n in range(16)))
+
+        assert 1 == won.count(True)
+        assert b"%d" % won.index(True) == await store.read(KEY)
+
+    async def test_created_empty(self, store: BlobStore) -> None:
+        """A blob may be empty, and is there."""
+        assert await store.create(KEY, b"")
+        assert not await store.create(KEY, b"x")
+
+        assert b"" == await store.read(KEY)
+
+    async def test_published(self, store: BlobStore, source: Path) -> None:
+        """A file becomes a blob and stays a file."""
+        await store.publish(KEY, source)
+
+        async with store.local(KEY) as path:
+            assert b"content" == path.read_bytes()
+        assert source.exists()
+
+    async def test_published_again(self, store: BlobStore, source: Path) -> None:
+        """Publishing twice is publishing once, also after the source went."""
+        await store.publish(KEY, source)
+        await store.publish(KEY, source)
+        source.unlink()
+
+        assert b"content" == await store.read(KEY)
+
+    async def test_publishing_replaces(
+        self, store: BlobStore, source: Path, tmp_path: Path
+    ) -> None:
+        """What had rotted under the name of a digest is healed."""
+        rotten = tmp_path / "rotten"
+        rotten.write_bytes(b"rotten")
+        await store.publish(KEY, rotten)
+
+        await store.publish(KEY, source)
+
+        assert b"content" == await store.read(KEY)
+        assert b"rotten" == rotten.read_bytes()
+
+    async def test_a_reader_keeps_what_it_opened(
+        self, store: BlobStore, source: Path
+    ) -> None:
+        """A file that is open is read to its end, whatever happens to its name."""
+        await store.publish(KEY, source)
+
+        async with store.local(KEY) as path:
+            with path.open("rb") as file:
+                await store.delete(KEY)
+                assert b"content" == file.read()
+
+    async def test_absent(self, store: BlobStore) -> None:
+        """What is not there cannot be read, and can be deleted."""
+        with pytest.raises(BlobMissing):
+            await store.read(KEY)
+        with pytest.raises(BlobMissing):
+            async with store.local(KEY):
+                raise AssertionError("unreachable")
+
+        await store.delete(KEY)
+
+    async def test_deleted(self, store: BlobStore) -> None:
+        """What was deleted is gone, and its name free."""
+        await store.create(KEY, b"first")
+
+        await store.delete(KEY)
+
+        assert await store.create(KEY, b"second")
+
+    async def test_listed(self, store: BlobStore) -> None:
+        """A listing has the names right below a folder, sorted, each once."""
+        for key in ("a/2", "a/1", "a/b/3", "a/b/4", "ab/5"):
+            await store.create(key, b"")
+
+        assert ["1", "2", "b"] == await store.list("a")
+        assert ["3", "4"] == await store.list("a/b")
+        assert [] == await store.list("nowhere")
+        assert [] == await store.list("a/1")
+
+    async def test_checked(self, store: BlobStore) -> None:
+        """A store that can be written to passes its check and shows nothing of it."""
+        await store.check()
+
+        assert [] == await store.list("towns")
+
+
+class TestMemoryBlobs(BlobStoreSuite):
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> MemoryBlobs:
+        return MemoryBlobs(tmp_path)
+
+
+class TestFileBlobs(BlobStoreSuite):
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Iterator[FileBlobs]:
+        store = FileBlobs.open(tmp_path / "blobs", ENVIRONMENT)
+        yield store
+        store.close()
+
+    @pytest.mark.parametrize(
+        ("number", "reason"),
+        [
+            (errno.ENOSPC, Reason.STORAGE_FULL),
+            (errno.EDQUOT, Reason.STORAGE_FULL),
+            (errno.EIO, Reason.STORE_UNAVAILABLE),
+            (errno.EROFS, Reason.STORE_UNAVAILABLE),
+        ],
+    )
+    @pytest.mark.parametrize("call", ["write", "fsync", "link"])
+    async def test_a_failing_disk(
+        self,
+        store: FileBlobs,
+        source: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        call: str,
+        number: int,
+        reason: Reason,
+    ) -> None:
+        """A fault of the disk is told from a full one, and leaves no blob behind."""
+
+        def fail(*_: Any, **__: Any) -> None:
+            raise OSError(number, os.strerror(number))
+
+        if call == "write":
+            monkeypatch.setattr(file_blobs, "_write_synced", fail)
+        else:
+            monkeypatch.setattr(file_blobs.os, call, fail)
+
+        with pytest.raises(ServiceError) as created:
+            await store.create(KEY, b"data")
+        monkeypatch.undo()
+
+        assert reason is created.value.reason
+        assert [] == await store.list("towns/t/segments/ab")
+        assert [] == list(store.scratch.iterdir())
+
+    async def test_survives_reopening(self, store: FileBlobs, tmp_path: Path) -> None:
+        """Blobs outlive the process; scratch files do not."""
+        await store.create(KEY, b"kept")
+        store.scratch_path().write_bytes(b"lost")
+        store.close()
+
+        again = FileBlobs.open(tmp_path / "blobs", ENVIRONMENT)
+
+        assert b"kept" == await again.read(KEY)
+        assert store.store_id == again.store_id
+        assert [] == list(again.scratch.iterdir())
+
+
+class TestOpening:
+    @pytest.fixture
+    def root(self, tmp_path: Path) -> Path:
+        """A folder that was a store once."""
+        FileBlobs.open(tmp_path, ENVIRONMENT).close()
+        return tmp_path
+
+    def refused(self, root: Path, environment: str = ENVIRONMENT) -> str:
+        with pytest.raises(ServiceError) as refused:
+            FileBlobs.open(root, environment)
+        assert Reason.STORE_FOREIGN is refused.value.reason
+        return refused.value.message
+
+    def test_one_process_at_a_time(self, root: Path) -> None:
+        """A second process on the folder is refused until the first has ended."""
+        first = FileBlobs.open(root, ENVIRONMENT)
+
+        assert "another process uses it" in self.refused(root)
+
+        first.close()
+        FileBlobs.open(root, ENVIRONMENT).close()
+
+    def test_another_environment(self, root: Path) -> None:
+        """A store of another environment is never written to."""
+        assert "environment 'tests', not 'production'" in self.refused(
+            root, "production"
+        )
+
+    def test_a_newer_layout(self, root: Path) -> None:
+        """A store that a later release wrote is left alone."""
+        mark = json.loads((root / MARK).read_text())
+        (root / MARK).write_text(json.dumps({**mark, "layout": LAYOUT + 1}))
+
+        assert "upgrade Townkeeper" in self.refused(root)
+
+    @pytest.mark.parametrize("text", ["", "{}", "[]", "no JSON", '{"layout": "x"}'])
+    def test_an_unreadable_mark(self, root: Path, text: str) -> None:
+        """A store whose mark is damaged is not guessed at."""
+        (root / MARK).write_text(text)
+
+        assert "cannot be read" in self.refused(root)
+
+    def test_a_folder_of_something_else(self, tmp_path: Path) -> None:
+        """A folder with other things in it is not taken over."""
+        (tmp_path / "photos").mkdir()
+
+        assert "give an empty folder" in self.refused(tmp_path)
+        assert ["lock", "photos"] == sorted(os.listdir(tmp_path))
+
+    def test_a_start_that_was_cut_off(self, tmp_path: Path) -> None:
+        """A process that died while it made the store does not spoil the folder."""
+        (tmp_path / "lock").touch()
+        (tmp_path / f"{MARK}.new").write_text("{")
+
+        FileBlobs.open(tmp_path, ENVIRONMENT).close()
+
+    def test_a_folder_that_cannot_be_made(self, tmp_path: Path) -> None:
+        """A path below a file is no folder, and says so."""
+        (tmp_path / "file").touch()
+
+        with pytest.raises(ServiceError) as refused:
+            FileBlobs.open(tmp_path / "file" / "blobs", ENVIRONMENT)
+
+        assert Reason.STORE_UNAVAILABLE is refused.value.reason
