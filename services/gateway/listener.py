@@ -20,6 +20,8 @@ from services.chassis.tls import TlsSettings
 
 # A token has at most 8 KiB; browsers send as much again in other headers.
 HEADER_BYTES_MAX: Final = 32 * 1024
+# What a header takes beside its text: thousands of short ones are no better.
+HEADER_COST_BYTES: Final = 32
 # From the connection, or the last answer, to the end of the next request's headers.
 HEADERS_S: Final = 20.0
 IDLE_S: Final = 75
@@ -55,7 +57,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._count(len(name) + len(value))
+        self._count(HEADER_COST_BYTES + len(name) + len(value))
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:

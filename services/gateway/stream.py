@@ -71,7 +71,9 @@ class Upload:
         try:
             with rpc_errors():
                 # A service that has refused takes no more frames: its answer says why.
-                with contextlib.suppress(asyncio.InvalidStateError):
+                with contextlib.suppress(
+                    asyncio.InvalidStateError, grpc.aio.InternalError
+                ):
                     await self._send(call, body)
                 reply = await call
         except BaseException:
@@ -151,38 +153,42 @@ class Download:
         self._offset = request.offset
         self._received = 0
         self._digest = blake3()
+        self._held: bytes | None = None
         self._call: ReceivingCall = stub.DownloadSnapshot(
             request, metadata=metadata, timeout=TRANSFER_TIMEOUT_S
         )
         self._frames = aiter(self._call)
 
     async def open(self) -> None:
-        """Waits for the first frame, so that refusals come before any byte."""
-        first = await self._next()
-        if first is None or first.WhichOneof("frame") != "header":
+        """Waits for the first bytes, so that most refusals come before any is sent."""
+        frame = await self._next()
+        if frame.WhichOneof("frame") != "header":
             raise _cut("it did not begin with a header")
+        self._held = await self._more()
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The bytes; the last of them only once the trailer has proven all."""
-        held = b""
-        while True:
-            reply = await self._next()
-            if reply is None:
-                raise _cut("it ended before its trailer")
-            if reply.WhichOneof("frame") == "trailer":
-                self._prove(reply.trailer)
-                yield held
-                return
-            if held:
-                yield held
-            held = await asyncio.to_thread(self._take, reply.chunk)
+        while self._held is not None:
+            data, self._held = self._held, await self._more()
+            yield data
+
+    async def _more(self) -> bytes | None:
+        """The next bytes that were proven; None when the trailer has proven all."""
+        frame = await self._next()
+        if frame.WhichOneof("frame") == "trailer":
+            self._prove(frame.trailer)
+            return None
+        return await asyncio.to_thread(self._take, frame.chunk)
+
+    async def _next(self) -> pb.DownloadSnapshotResponse:
+        with rpc_errors():
+            frame = await anext(self._frames, None)
+        if frame is None:
+            raise _cut("it ended before its trailer")
+        return frame
 
     def close(self) -> None:
         self._call.cancel()
-
-    async def _next(self) -> pb.DownloadSnapshotResponse | None:
-        with rpc_errors():
-            return await anext(self._frames, None)
 
     def _take(self, chunk: pb.Chunk) -> bytes:
         data = chunk.data

@@ -9,7 +9,7 @@ import pytest
 import structlog
 from structlog.testing import LogCapture
 
-from tests.contract.gateway.plane import Plane
+from tests.contract.gateway.fake_plane import FakePlane
 
 
 @pytest.fixture(scope="package")
@@ -28,13 +28,13 @@ def log() -> Iterator[LogCapture]:
 @pytest.fixture(scope="package")
 def serving_plane(
     tmp_path_factory: pytest.TempPathFactory, log: LogCapture
-) -> Iterator[Plane]:
-    with Plane(tmp_path_factory.mktemp("plane")) as plane:
+) -> Iterator[FakePlane]:
+    with FakePlane(tmp_path_factory.mktemp("plane")) as plane:
         yield plane
 
 
 @pytest.fixture
-def plane(serving_plane: Plane, log: LogCapture) -> Plane:
+def plane(serving_plane: FakePlane, log: LogCapture) -> FakePlane:
     serving_plane.reset()
     log.entries.clear()
     return serving_plane

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -41,7 +42,8 @@ class Kept:
 
 
 class FakeSnapshots(snapshots_pb2_grpc.SnapshotServiceServicer):
-    """Faults: `fail` refuses, `cut_after` ends downloads, `rot` spoils the trailer."""
+    """Faults: `fail` refuses, `cut_after` ends downloads, `rot` spoils their trailer,
+    `hold` lets uploads wait."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -55,6 +57,8 @@ class FakeSnapshots(snapshots_pb2_grpc.SnapshotServiceServicer):
         self.fail: ServiceError | None = None
         self.cut_after: int | None = None
         self.rot = False
+        self.hold = False
+        self.sent_chunks = 0
         self.downloads_ended = 0
 
     def keep(self, agent: str, data: bytes) -> int:
@@ -89,6 +93,8 @@ class FakeSnapshots(snapshots_pb2_grpc.SnapshotServiceServicer):
                 assert frame.chunk.crc32 == zlib.crc32(frame.chunk.data)
                 assert 0 < len(frame.chunk.data) <= CHUNK_BYTES_MAX
                 self.chunk_sizes.append(len(frame.chunk.data))
+                while self.hold:
+                    await asyncio.sleep(0.01)
                 size_bytes += file.write(frame.chunk.data)
                 digest.update(frame.chunk.data)
         if trailer is None:
@@ -119,6 +125,7 @@ class FakeSnapshots(snapshots_pb2_grpc.SnapshotServiceServicer):
                     offset, crc32 = request.offset + sent, zlib.crc32(data)
                     chunk = pb.Chunk(offset=offset, data=data, crc32=crc32)
                     yield pb.DownloadSnapshotResponse(chunk=chunk)
+                    self.sent_chunks += 1
                     digest.update(data)
                     sent += len(data)
             proof = bytes(32) if self.rot else digest.digest()

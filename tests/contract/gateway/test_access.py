@@ -9,7 +9,7 @@ import pytest
 
 from services.chassis.auth import Kind
 from services.gateway.routes import ROUTES
-from tests.contract.gateway.plane import Plane
+from tests.contract.gateway.fake_plane import FakePlane
 from tests.support.tokens import AGENT, FOREIGN_TOWN, OTHER_AGENT, RIG, TOWN, Tokens
 
 OK: Final = 0  # let in: whatever the answer, it is neither 401 nor 403
@@ -98,7 +98,7 @@ def test_every_route_has_a_row_here():
 
 @pytest.mark.parametrize(("method", "pattern", "credential", "status"), MATRIX)
 def test_each_credential_gets_what_the_table_says(
-    plane: Plane,
+    plane: FakePlane,
     method: str,
     pattern: str,
     credential: Callable[[Tokens], str],
@@ -128,7 +128,7 @@ def test_each_credential_gets_what_the_table_says(
     ],
 )
 def test_refusals_have_the_originals_words(
-    plane: Plane, credential: str, status: int, text: str
+    plane: FakePlane, credential: str, status: int, text: str
 ):
     """Clients compare these texts to tell what to do about their token."""
     path = f"/api/towns/{TOWN}/rigs/{RIG}/agents/{AGENT}/db-snapshot"
@@ -142,7 +142,7 @@ def test_refusals_have_the_originals_words(
 class TestHolesOfTheOriginal:
     """What its own review found, and what follows from it."""
 
-    def test_h1_an_agent_reads_no_other_agents_snapshot(self, plane: Plane):
+    def test_h1_an_agent_reads_no_other_agents_snapshot(self, plane: FakePlane):
         """A token of agent A on the snapshot of agent B is refused, B's stays."""
         plane.snapshots.keep(OTHER_AGENT, b"theirs")
         path = f"/api/towns/{TOWN}/rigs/{RIG}/agents/{OTHER_AGENT}/db-snapshot"
@@ -153,7 +153,7 @@ class TestHolesOfTheOriginal:
         assert (403, 403) == (read.status_code, written.status_code)
         assert b"theirs" == plane.snapshots.bytes_of(OTHER_AGENT)
 
-    def test_h1_an_agent_does_not_even_write_its_own_snapshot(self, plane: Plane):
+    def test_h1_an_agent_does_not_even_write_its_own_snapshot(self, plane: FakePlane):
         """Only the supervisor's credential writes sessions; agents only read theirs."""
         plane.snapshots.keep(AGENT, b"mine")
         path = f"/api/towns/{TOWN}/rigs/{RIG}/agents/{AGENT}/db-snapshot"
@@ -165,7 +165,7 @@ class TestHolesOfTheOriginal:
         assert (200, b"mine") == (read.status_code, read.content)
         assert (403, 403) == (written.status_code, deleted.status_code)
 
-    def test_h3_one_id_in_two_towns_is_two_snapshots(self, plane: Plane):
+    def test_h3_one_id_in_two_towns_is_two_snapshots(self, plane: FakePlane):
         """A container of town X names an agent of town Y within its own town's path
         and reaches its own town's agent, never the other's."""
         plane.snapshots.keep(AGENT, b"of town-1")
@@ -179,7 +179,7 @@ class TestHolesOfTheOriginal:
         assert b"of town-1" == plane.snapshots.bytes_of(AGENT)
         assert b"of town-2" == plane.snapshots.bytes_of(AGENT, FOREIGN_TOWN)
 
-    def test_h5_an_agent_reads_no_registry(self, plane: Plane):
+    def test_h5_an_agent_reads_no_registry(self, plane: FakePlane):
         """The list holds every agent's environment."""
         path = f"/api/towns/{TOWN}/container-registry"
 
@@ -187,7 +187,7 @@ class TestHolesOfTheOriginal:
 
         assert 403 == response.status_code
 
-    def test_h6_an_agent_neither_sets_nor_clears_a_drain(self, plane: Plane):
+    def test_h6_an_agent_neither_sets_nor_clears_a_drain(self, plane: FakePlane):
         """Freezing a town is for its containers and for operators."""
         path = f"/api/towns/{TOWN}/container-eviction"
 
@@ -204,7 +204,7 @@ class TestHolesOfTheOriginal:
             f"/api/towns/{TOWN}/mayor/status?x=/container-registry",
         ],
     )
-    def test_h7_words_in_a_path_open_no_door(self, plane: Plane, path: str):
+    def test_h7_words_in_a_path_open_no_door(self, plane: FakePlane, path: str):
         """Routes match exactly: a path that holds the words elsewhere needs the
         credential of the route that it is."""
         response = plane.request("GET", path, plane.tokens.container())
@@ -239,7 +239,7 @@ class TestHolesOfTheOriginal:
         ("/api/towns/town%2D1/container-registry", 200),
     ],
 )
-def test_paths_that_pretend_to_be_others(plane: Plane, path: str, status: int):
+def test_paths_that_pretend_to_be_others(plane: FakePlane, path: str, status: int):
     """Decoding happens once, after the path was cut up, and ids are checked then."""
     answered, _ = plane.raw("GET", path, plane.tokens.container())
 
@@ -250,7 +250,7 @@ def test_paths_that_pretend_to_be_others(plane: Plane, path: str, status: int):
     "header",
     ["Basic abc", "Bearer", "token", "Bearer a b", "", "bearer\t{token}"],
 )
-def test_authorization_in_other_shapes_is_no_credential(plane: Plane, header: str):
+def test_authorization_in_other_shapes_is_no_credential(plane: FakePlane, header: str):
     """Only one bearer token counts."""
     sent = header.format(token=plane.tokens.container())
     headers: dict[str, Any] = {"authorization": sent}
@@ -262,7 +262,7 @@ def test_authorization_in_other_shapes_is_no_credential(plane: Plane, header: st
     assert 401 == response.status_code
 
 
-def test_the_scheme_is_read_in_any_case(plane: Plane):
+def test_the_scheme_is_read_in_any_case(plane: FakePlane):
     """`bearer` and `BEARER` are the same scheme."""
     headers = {"authorization": f"BEARER {plane.tokens.container()}"}
 

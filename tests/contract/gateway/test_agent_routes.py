@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from tests.contract.gateway.fake_plane import FakePlane
+from tests.contract.gateway.fake_plane import call_as_user as call
 from tests.contract.gateway.fake_supervisor import Run
-from tests.contract.gateway.plane import Plane
-from tests.contract.gateway.plane import call_as_user as call
 from townkeeper.registry.v1 import resources_pb2 as registry
 from townkeeper.supervisor.v1 import resources_pb2 as res
 
@@ -17,7 +17,7 @@ ONE = f"{CONTAINER}/agents/one"
 
 
 class TestStop:
-    def test_a_running_agent_is_stopped(self, plane: Plane):
+    def test_a_running_agent_is_stopped(self, plane: FakePlane):
         """As the container said it."""
         plane.registry.add("one")
         plane.supervisor.run("one")
@@ -26,14 +26,14 @@ class TestStop:
 
         assert (200, {"stopped": True}) == (stopped.status_code, stopped.json())
 
-    def test_a_stopped_agent_has_stopped(self, plane: Plane):
+    def test_a_stopped_agent_has_stopped(self, plane: FakePlane):
         """Also when its supervisor has forgotten it, or is gone."""
         plane.registry.add("one", state=registry.Agent.STATE_ENDED)
         plane.registry.instances = []
 
         assert {"stopped": True} == call(plane, "POST", f"{ONE}/stop").json()
 
-    def test_an_unknown_agent_is_not_found(self, plane: Plane):
+    def test_an_unknown_agent_is_not_found(self, plane: FakePlane):
         """404, bare."""
         refused = call(plane, "POST", f"{ONE}/stop")
 
@@ -41,7 +41,7 @@ class TestStop:
         assert ["error"] == list(refused.json())
 
     def test_an_agent_that_nobody_has_taken_yet_is_not_said_to_be_stopped(
-        self, plane: Plane
+        self, plane: FakePlane
     ):
         """It would be started a moment later."""
         plane.registry.add("one")
@@ -50,10 +50,10 @@ class TestStop:
 
 
 class TestMessage:
-    def send(self, plane: Plane, body: Any, **headers: str) -> Any:
+    def send(self, plane: FakePlane, body: Any, **headers: str) -> Any:
         return call(plane, "POST", f"{ONE}/message", body, headers=headers)
 
-    def test_a_message_is_accepted(self, plane: Plane):
+    def test_a_message_is_accepted(self, plane: FakePlane):
         """Into the inbox, whether the agent runs or not."""
         plane.registry.add("one")
 
@@ -65,7 +65,7 @@ class TestMessage:
             sent.json()
         )
 
-    def test_the_same_key_twice_is_one_message(self, plane: Plane):
+    def test_the_same_key_twice_is_one_message(self, plane: FakePlane):
         """A client that heard no answer asks again."""
         plane.registry.add("one")
         key = {"idempotency-key": "key-1"}
@@ -76,7 +76,7 @@ class TestMessage:
         assert (200, first.json()) == (second.status_code, second.json())
         assert ["towns/town-1/agents/one/messages/key-1"] == list(plane.registry.inbox)
 
-    def test_one_key_for_two_messages_is_refused(self, plane: Plane):
+    def test_one_key_for_two_messages_is_refused(self, plane: FakePlane):
         """Else the second would silently be lost."""
         plane.registry.add("one")
         self.send(plane, {"prompt": "hi"}, **{"idempotency-key": "key-1"})
@@ -86,7 +86,7 @@ class TestMessage:
         assert 409 == refused.status_code
 
     @pytest.mark.parametrize("key", ["", "a/b", "a b", "..", "x" * 129])
-    def test_a_key_that_is_no_id_is_refused(self, plane: Plane, key: str):
+    def test_a_key_that_is_no_id_is_refused(self, plane: FakePlane, key: str):
         """It becomes part of the message's name."""
         plane.registry.add("one")
 
@@ -96,7 +96,7 @@ class TestMessage:
         assert {} == plane.registry.inbox
 
     @pytest.mark.parametrize("body", [{}, {"prompt": ""}, {"prompt": 1}, {"text": "x"}])
-    def test_a_message_says_something(self, plane: Plane, body: Any):
+    def test_a_message_says_something(self, plane: FakePlane, body: Any):
         """`prompt` is text, and there is some."""
         plane.registry.add("one")
 
@@ -105,16 +105,16 @@ class TestMessage:
         assert 400 == refused.status_code
         assert ["prompt"] == refused.json()["issues"][0]["path"]
 
-    def test_an_unknown_agent_gets_none(self, plane: Plane):
+    def test_an_unknown_agent_gets_none(self, plane: FakePlane):
         """404, and nothing is kept."""
         assert 404 == self.send(plane, {"prompt": "hi"}).status_code
 
 
 class TestModel:
-    def change(self, plane: Plane, body: Any) -> Any:
+    def change(self, plane: FakePlane, body: Any) -> Any:
         return call(plane, "PATCH", f"{ONE}/model", body)
 
-    def test_a_running_agent_gets_it_now(self, plane: Plane):
+    def test_a_running_agent_gets_it_now(self, plane: FakePlane):
         """Through its supervisor."""
         plane.registry.add("one")
         run = plane.supervisor.run("one")
@@ -124,7 +124,7 @@ class TestModel:
         assert (200, {"updated": True}) == (changed.status_code, changed.json())
         assert "p/new" == run.model
 
-    def test_an_agent_that_rests_gets_it_at_its_next_start(self, plane: Plane):
+    def test_an_agent_that_rests_gets_it_at_its_next_start(self, plane: FakePlane):
         """Through its record."""
         agent = plane.registry.add("one", state=registry.Agent.STATE_ENDED)
 
@@ -134,23 +134,23 @@ class TestModel:
         assert ("p/new", "p/s") == (agent.spec.model, agent.spec.small_model)
 
     @pytest.mark.parametrize("body", [{}, {"model": ""}, {"model": 1}, {"model": None}])
-    def test_a_model_has_a_name(self, plane: Plane, body: Any):
+    def test_a_model_has_a_name(self, plane: FakePlane, body: Any):
         """400 with the path."""
         refused = self.change(plane, body)
 
         assert 400 == refused.status_code
         assert ["model"] == refused.json()["issues"][0]["path"]
 
-    def test_an_unknown_agent_has_none(self, plane: Plane):
+    def test_an_unknown_agent_has_none(self, plane: FakePlane):
         """404."""
         assert 404 == self.change(plane, {"model": "p/m"}).status_code
 
 
 class TestStatus:
-    def status(self, plane: Plane) -> Any:
+    def status(self, plane: FakePlane) -> Any:
         return call(plane, "GET", f"{ONE}/status")
 
-    def test_of_a_run(self, plane: Plane):
+    def test_of_a_run(self, plane: FakePlane):
         """The original's fields, and ours."""
         plane.registry.add("one")
         plane.supervisor.run(
@@ -198,14 +198,16 @@ class TestStatus:
             (99, "starting"),
         ],
     )
-    def test_states_in_the_originals_words(self, plane: Plane, state: int, word: str):
+    def test_states_in_the_originals_words(
+        self, plane: FakePlane, state: int, word: str
+    ):
         """Clients know five."""
         plane.registry.add("one")
         plane.supervisor.run("one", state=state)
 
         assert word == self.status(plane).json()["status"]
 
-    def test_of_an_agent_that_has_ended(self, plane: Plane):
+    def test_of_an_agent_that_has_ended(self, plane: FakePlane):
         """From the records: how it ended, its session, what is saved."""
         plane.registry.add(
             "one", state=registry.Agent.STATE_ENDED, end_reason="completed"
@@ -223,7 +225,7 @@ class TestStatus:
             "instanceId": None,
         }.items() <= status.items()
 
-    def test_of_an_agent_whose_container_is_gone(self, plane: Plane):
+    def test_of_an_agent_whose_container_is_gone(self, plane: FakePlane):
         """It must run and will: `starting`, not an error."""
         plane.registry.add("one")
         plane.registry.leased.add("towns/town-1/agents/one")
@@ -231,7 +233,7 @@ class TestStatus:
 
         assert "starting" == self.status(plane).json()["status"]
 
-    def test_a_run_of_an_earlier_epoch_is_history(self, plane: Plane):
+    def test_a_run_of_an_earlier_epoch_is_history(self, plane: FakePlane):
         """Another instance had the agent since."""
         lease = registry.Lease(epoch=2)
         plane.registry.add("one", state=registry.Agent.STATE_ENDED, lease=lease)
@@ -242,13 +244,15 @@ class TestStatus:
             self.status(plane).json()["epoch"],
         )
 
-    def test_of_an_unknown_agent(self, plane: Plane):
+    def test_of_an_unknown_agent(self, plane: FakePlane):
         """404."""
         assert 404 == self.status(plane).status_code
 
 
 class TestEvents:
-    def add(self, plane: Plane, sequence: int, agent: str = "one", **data: Any) -> None:
+    def add(
+        self, plane: FakePlane, sequence: int, agent: str = "one", **data: Any
+    ) -> None:
         event = res.Event(
             sequence=sequence, agent=f"towns/town-1/agents/{agent}", type="tool.done"
         )
@@ -256,10 +260,10 @@ class TestEvents:
         event.event_time.FromJsonString("2026-01-02T03:04:05.678Z")
         plane.supervisor.events.append(event)
 
-    def events(self, plane: Plane, query: str = "") -> Any:
+    def events(self, plane: FakePlane, query: str = "") -> Any:
         return call(plane, "GET", f"{ONE}/events{query}").json()["events"]
 
-    def test_events_after_an_id(self, plane: Plane):
+    def test_events_after_an_id(self, plane: FakePlane):
         """As the container kept them: id, event, data, time."""
         self.add(plane, 1)
         self.add(plane, 2, agent="two")
@@ -280,13 +284,13 @@ class TestEvents:
         ] == self.events(plane, "?after=1")
 
     @pytest.mark.parametrize("after", ["", "?after=", "?after=x", "?after=-1", "?x=1"])
-    def test_an_unreadable_id_is_none(self, plane: Plane, after: str):
+    def test_an_unreadable_id_is_none(self, plane: FakePlane, after: str):
         """As the original took it."""
         self.add(plane, 1)
 
         assert [1] == [event["id"] for event in self.events(plane, after)]
 
-    def test_an_unknown_agent_has_none(self, plane: Plane):
+    def test_an_unknown_agent_has_none(self, plane: FakePlane):
         """An empty list, no error; also without a container."""
         assert [] == self.events(plane)
         plane.registry.instances = []
@@ -294,7 +298,7 @@ class TestEvents:
 
 
 class TestHealth:
-    def test_the_containers_of_a_town_as_one(self, plane: Plane):
+    def test_the_containers_of_a_town_as_one(self, plane: FakePlane):
         """Agents that live, servers they have, since when."""
         plane.supervisor.run("one")
         plane.supervisor.run("two", port=0)
@@ -306,13 +310,13 @@ class TestHealth:
         assert health["uptime"] > 0
         assert "draining" not in health
 
-    def test_a_draining_container_says_so(self, plane: Plane):
+    def test_a_draining_container_says_so(self, plane: FakePlane):
         """As the original does."""
         plane.registry.instances[0].state = registry.Instance.STATE_DRAINING
 
         assert call(plane, "GET", f"{CONTAINER}/health").json()["draining"] is True
 
-    def test_expired_containers_do_not_count(self, plane: Plane):
+    def test_expired_containers_do_not_count(self, plane: FakePlane):
         """None alive: 503."""
         plane.registry.instances[0].state = registry.Instance.STATE_EXPIRED
 

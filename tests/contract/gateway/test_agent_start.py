@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from services.chassis.errors import Reason, ServiceError
-from tests.contract.gateway.plane import Plane
-from tests.contract.gateway.plane import call_as_user as call
+from tests.contract.gateway.fake_plane import FakePlane
+from tests.contract.gateway.fake_plane import call_as_user as call
 from tests.support.waiting import wait_until_sync
 from townkeeper.registry.v1 import resources_pb2 as registry
 
@@ -42,12 +42,12 @@ START = {
 
 
 class TestStart:
-    def start(self, plane: Plane, **changes: Any) -> Any:
+    def start(self, plane: FakePlane, **changes: Any) -> Any:
         # Escaped: JSON can spell what no client library would encode.
         body = json.dumps(START | changes)
         return call(plane, "POST", f"{CONTAINER}/agents/start", content=body)
 
-    def test_the_whole_request_reaches_the_supervisor(self, plane: Plane):
+    def test_the_whole_request_reaches_the_supervisor(self, plane: FakePlane):
         """Every field of the original's request, and those that are new."""
         started = self.start(plane)
 
@@ -77,7 +77,7 @@ class TestStart:
             == spec
         )
 
-    def test_the_answer_is_a_record_without_secrets(self, plane: Plane):
+    def test_the_answer_is_a_record_without_secrets(self, plane: FakePlane):
         """The original gave all tokens away in it."""
         started = self.start(plane)
 
@@ -121,7 +121,7 @@ class TestStart:
         ],
     )
     def test_wrong_types_are_named_and_start_nothing(
-        self, plane: Plane, changes: dict[str, Any], path: list[Any]
+        self, plane: FakePlane, changes: dict[str, Any], path: list[Any]
     ):
         """400 with the path of every wrong field, no envelope."""
         refused = self.start(plane, **changes)
@@ -132,13 +132,15 @@ class TestStart:
         assert [] == plane.supervisor.specs
 
     @pytest.mark.parametrize("agent", ["", "a/b", "..", ".a", "a b", "x" * 129])
-    def test_an_id_that_is_none_starts_nothing(self, plane: Plane, agent: str):
+    def test_an_id_that_is_none_starts_nothing(self, plane: FakePlane, agent: str):
         """Ids become names of files and keys."""
         assert 400 == self.start(plane, agentId=agent).status_code
         assert [] == plane.supervisor.specs
 
     @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"1", b'{"a": Infinity}'])
-    def test_a_body_that_is_no_object_starts_nothing(self, plane: Plane, body: bytes):
+    def test_a_body_that_is_no_object_starts_nothing(
+        self, plane: FakePlane, body: bytes
+    ):
         """Malformed JSON is the client's mistake, not a crash."""
         path = f"{CONTAINER}/agents/start"
 
@@ -159,7 +161,7 @@ class TestStart:
         ],
     )
     def test_what_the_supervisor_refuses(
-        self, plane: Plane, reason: Reason, status: int, text: str
+        self, plane: FakePlane, reason: Reason, status: int, text: str
     ):
         """Each refusal has its status, and says what to do."""
         holder = "slot-9" if reason is Reason.LEASE_HELD else None
@@ -171,7 +173,7 @@ class TestStart:
         assert text == refused.json()["error"]
         assert reason.name == refused.headers["x-townkeeper-reason"]
 
-    def test_a_missing_field_is_named_as_json_spells_it(self, plane: Plane):
+    def test_a_missing_field_is_named_as_json_spells_it(self, plane: FakePlane):
         """`spec.git_url` of the proto is `gitUrl` here."""
         plane.supervisor.refuse = ServiceError(
             Reason.FIELD_REQUIRED, "cannot start without", field="spec.git_url"
@@ -184,7 +186,7 @@ class TestStart:
             refused.json()["issues"]
         )
 
-    def test_a_town_without_containers_is_unavailable(self, plane: Plane):
+    def test_a_town_without_containers_is_unavailable(self, plane: FakePlane):
         """Not an unknown agent: 503, try again."""
         plane.registry.instances = []
 
@@ -193,7 +195,7 @@ class TestStart:
         assert 503 == refused.status_code
         assert "1" == refused.headers["retry-after"]
 
-    def test_a_client_that_leaves_cancels_its_start(self, plane: Plane):
+    def test_a_client_that_leaves_cancels_its_start(self, plane: FakePlane):
         """The gateway goes on with nothing that nobody waits for."""
         plane.supervisor.hold = True
 

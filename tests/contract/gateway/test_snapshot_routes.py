@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from services.chassis.errors import Reason, ServiceError
-from tests.contract.gateway.plane import Plane
+from tests.contract.gateway.fake_plane import FakePlane
 from tests.support.tokens import RIG, TOWN
 
 SNAPSHOT = f"/api/towns/{TOWN}/rigs/{RIG}/agents/one/db-snapshot"
@@ -15,21 +15,21 @@ BYTES = bytes(range(256)) * 40
 HOLDER = "towns/town-1/instances/slot-9"
 
 
-def call(plane: Plane, method: str, query: str = "", **options: Any) -> Any:
+def call(plane: FakePlane, method: str, query: str = "", **options: Any) -> Any:
     token = options.pop("token", "") or plane.tokens.container()
     headers = options.pop("headers", {})
     return plane.request(method, SNAPSHOT + query, token, headers=headers, **options)
 
 
 class TestRead:
-    def test_absent_in_the_originals_words(self, plane: Plane):
+    def test_absent_in_the_originals_words(self, plane: FakePlane):
         """404, and exactly this body."""
         response = call(plane, "GET")
 
         assert 404 == response.status_code
         assert b'{"success":false,"error":"Snapshot not found"}' == response.content
 
-    def test_sends_the_bytes(self, plane: Plane):
+    def test_sends_the_bytes(self, plane: FakePlane):
         """As they are, with what a client needs to ask again."""
         plane.snapshots.keep("one", BYTES)
         plane.snapshots.fence("one", 4, HOLDER)
@@ -46,7 +46,7 @@ class TestRead:
             "x-townkeeper-epoch": "4",
         }.items() <= dict(response.headers).items()
 
-    def test_head_sends_all_but_the_bytes(self, plane: Plane):
+    def test_head_sends_all_but_the_bytes(self, plane: FakePlane):
         """To learn the generation before writing."""
         plane.snapshots.keep("one", BYTES)
 
@@ -56,7 +56,7 @@ class TestRead:
         assert str(len(BYTES)) == response.headers["content-length"]
         assert '"1"' == response.headers["etag"]
 
-    def test_an_older_generation_by_number(self, plane: Plane):
+    def test_an_older_generation_by_number(self, plane: FakePlane):
         """While it is kept."""
         plane.snapshots.keep("one", b"first")
         plane.snapshots.keep("one", b"second")
@@ -77,13 +77,13 @@ class TestRead:
             ("?generation=99999999999999999999", 400),
         ],
     )
-    def test_a_generation_that_is_none(self, plane: Plane, query: str, status: int):
+    def test_a_generation_that_is_none(self, plane: FakePlane, query: str, status: int):
         """Absent is 404, unreadable 400."""
         plane.snapshots.keep("one", b"first")
 
         assert status == call(plane, "GET", query).status_code
 
-    def test_an_empty_snapshot_is_not_an_absent_one(self, plane: Plane):
+    def test_an_empty_snapshot_is_not_an_absent_one(self, plane: FakePlane):
         """200 with no bytes."""
         plane.snapshots.keep("one", b"")
 
@@ -114,7 +114,7 @@ class TestRead:
     )
     def test_ranges(
         self,
-        plane: Plane,
+        plane: FakePlane,
         sent: str,
         status: int,
         content: bytes | None,
@@ -131,7 +131,7 @@ class TestRead:
 
     @pytest.mark.parametrize(("tag", "status"), [('"1"', 206), ('"2"', 200)])
     def test_a_range_of_another_generation_is_sent_whole(
-        self, plane: Plane, tag: str, status: int
+        self, plane: FakePlane, tag: str, status: int
     ):
         """`If-Range`: what a client resumes must still be what it began."""
         plane.snapshots.keep("one", b"0123456789")
@@ -157,7 +157,7 @@ class TestRead:
             ("if-none-match", '"1', 400),
         ],
     )
-    def test_conditions(self, plane: Plane, header: str, value: str, status: int):
+    def test_conditions(self, plane: FakePlane, header: str, value: str, status: int):
         """As RFC 9110 has them; the tag is the generation."""
         plane.snapshots.keep("one", BYTES)
 
@@ -166,7 +166,7 @@ class TestRead:
         assert status == response.status_code
         assert (b"" == response.content) == (status == 304)
 
-    def test_an_operator_reads_it_too(self, plane: Plane):
+    def test_an_operator_reads_it_too(self, plane: FakePlane):
         """For export."""
         plane.snapshots.keep("one", BYTES)
 
@@ -174,7 +174,7 @@ class TestRead:
 
 
 class TestWrite:
-    def test_makes_the_next_generation(self, plane: Plane):
+    def test_makes_the_next_generation(self, plane: FakePlane):
         """The original's body, our headers."""
         plane.snapshots.keep("one", b"first")
 
@@ -187,7 +187,7 @@ class TestWrite:
         )
         assert BYTES == plane.snapshots.bytes_of("one")
 
-    def test_an_empty_body_is_stored_and_read_back_empty(self, plane: Plane):
+    def test_an_empty_body_is_stored_and_read_back_empty(self, plane: FakePlane):
         """The original took any bytes, none too."""
         written = call(plane, "POST", content=b"")
         read = call(plane, "GET")
@@ -211,7 +211,7 @@ class TestWrite:
             ("if-match", "one", 400),
         ],
     )
-    def test_conditions(self, plane: Plane, header: str, value: str, status: int):
+    def test_conditions(self, plane: FakePlane, header: str, value: str, status: int):
         """What does not hold is 412, and the snapshot stays."""
         plane.snapshots.keep("one", b"first")
 
@@ -231,14 +231,14 @@ class TestWrite:
         ],
     )
     def test_conditions_where_there_is_none(
-        self, plane: Plane, header: str, value: str, status: int
+        self, plane: FakePlane, header: str, value: str, status: int
     ):
         """`If-None-Match: *` creates, and only creates."""
         response = call(plane, "POST", content=b"first", headers={header: value})
 
         assert status == response.status_code
 
-    def test_a_failed_condition_tells_the_head(self, plane: Plane):
+    def test_a_failed_condition_tells_the_head(self, plane: FakePlane):
         """Refusals name the winner."""
         plane.snapshots.keep("one", b"first")
 
@@ -246,7 +246,7 @@ class TestWrite:
 
         assert 1 == refused.json()["generation"]
 
-    def test_without_the_epoch_a_fenced_agent_refuses(self, plane: Plane):
+    def test_without_the_epoch_a_fenced_agent_refuses(self, plane: FakePlane):
         """409, naming the holder."""
         plane.snapshots.fence("one", 3, HOLDER)
 
@@ -261,7 +261,7 @@ class TestWrite:
         ("epoch", "status"),
         [("3", 200), ("2", 409), ("4", 409), ("0", 400), ("x", 400), ("", 400)],
     )
-    def test_the_highest_epoch_writes(self, plane: Plane, epoch: str, status: int):
+    def test_the_highest_epoch_writes(self, plane: FakePlane, epoch: str, status: int):
         """Any other is stale, or a guess."""
         plane.snapshots.fence("one", 3, HOLDER)
 
@@ -281,7 +281,9 @@ class TestWrite:
             (Reason.GENERATION_MISMATCH, 409),
         ],
     )
-    def test_what_the_service_refuses(self, plane: Plane, reason: Reason, status: int):
+    def test_what_the_service_refuses(
+        self, plane: FakePlane, reason: Reason, status: int
+    ):
         """With its reason, in the envelope, though the body was still coming."""
         plane.snapshots.fail = ServiceError(reason, "cannot take it")
 
@@ -293,7 +295,7 @@ class TestWrite:
 
 
 class TestDelete:
-    def test_deletes_all(self, plane: Plane):
+    def test_deletes_all(self, plane: FakePlane):
         """As the original did."""
         plane.snapshots.keep("one", b"first")
         plane.snapshots.keep("one", b"second")
@@ -303,11 +305,11 @@ class TestDelete:
         assert (200, b'{"success":true}') == (response.status_code, response.content)
         assert 404 == call(plane, "GET").status_code
 
-    def test_absent_is_done(self, plane: Plane):
+    def test_absent_is_done(self, plane: FakePlane):
         """So that it can be repeated."""
         assert 200 == call(plane, "DELETE").status_code
 
-    def test_deletes_one_generation(self, plane: Plane):
+    def test_deletes_one_generation(self, plane: FakePlane):
         """The one that is named; absent, it is not found."""
         plane.snapshots.keep("one", b"first")
         plane.snapshots.keep("one", b"second")
@@ -327,7 +329,7 @@ class TestDelete:
         ],
     )
     def test_fences_hold_for_it_too(
-        self, plane: Plane, headers: dict[str, str], status: int
+        self, plane: FakePlane, headers: dict[str, str], status: int
     ):
         """Nobody deletes under a holder's hands."""
         plane.snapshots.keep("one", b"first")
@@ -340,7 +342,7 @@ class TestDelete:
 
 
 class TestGenerations:
-    def test_lists_newest_first_in_pages(self, plane: Plane):
+    def test_lists_newest_first_in_pages(self, plane: FakePlane):
         """With what tells them apart."""
         for content in (b"a", b"bb", b"ccc"):
             plane.snapshots.keep("one", content)
@@ -363,12 +365,12 @@ class TestGenerations:
             "sessionId": "ses_1",
         }.items() <= last["data"][0].items()
 
-    def test_of_none_is_empty(self, plane: Plane):
+    def test_of_none_is_empty(self, plane: FakePlane):
         """An agent needs no snapshot."""
         listed = call(plane, "GET", "/generations").json()
 
         assert {"success": True, "data": [], "nextPageToken": None} == listed
 
-    def test_a_page_size_is_a_number(self, plane: Plane):
+    def test_a_page_size_is_a_number(self, plane: FakePlane):
         """400 otherwise."""
         assert 400 == call(plane, "GET", "/generations?pageSize=many").status_code

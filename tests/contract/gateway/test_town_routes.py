@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from services.chassis.errors import Reason, ServiceError
-from tests.contract.gateway.plane import Plane
+from tests.contract.gateway.fake_plane import FakePlane
 from townkeeper.registry.v1 import resources_pb2 as res
 
 LIST = "/api/towns/town-1/container-registry"
@@ -20,21 +20,21 @@ def entry(agent: str, **changes: Any) -> dict[str, Any]:
     return base | changes
 
 
-def post(plane: Plane, body: Any) -> Any:
+def post(plane: FakePlane, body: Any) -> Any:
     content = body if isinstance(body, bytes) else json.dumps(body)
     return plane.request("POST", LIST, plane.tokens.container(), content=content)
 
 
-def get(plane: Plane) -> Any:
+def get(plane: FakePlane) -> Any:
     return plane.request("GET", LIST, plane.tokens.container())
 
 
 class TestRegistry:
-    def test_nothing_is_an_empty_list(self, plane: Plane):
+    def test_nothing_is_an_empty_list(self, plane: FakePlane):
         """A town needs no creation."""
         assert {"success": True, "data": []} == get(plane).json()
 
-    def test_a_list_reads_back_equal(self, plane: Plane):
+    def test_a_list_reads_back_equal(self, plane: FakePlane):
         """All entries, over all pages, in order, with fields we do not know."""
         entries = [entry(f"agent-{n}", note=None, n=n) for n in (3, 1, 2, 5, 4)]
 
@@ -43,7 +43,7 @@ class TestRegistry:
         assert (200, {"success": True}) == (posted.status_code, posted.json())
         assert {"success": True, "data": entries} == get(plane).json()
 
-    def test_entries_are_handed_on_word_for_word(self, plane: Plane):
+    def test_entries_are_handed_on_word_for_word(self, plane: FakePlane):
         """Numbers, escapes and spaces are the client's, not a JSON library's."""
         text = (
             '{"agentId":"a","request":{"n":1.10,"big":1e2, "x":"\\u00e9\\ud800"},'
@@ -56,14 +56,14 @@ class TestRegistry:
         assert text == agent.entry_json
         assert f'{{"success":true,"data":[{text}]}}' == get(plane).text
 
-    def test_an_empty_list_empties(self, plane: Plane):
+    def test_an_empty_list_empties(self, plane: FakePlane):
         """The last drain of the original leaves exactly that."""
         post(plane, [entry("a")])
         post(plane, [])
 
         assert [] == get(plane).json()["data"]
 
-    def test_agents_registered_one_by_one_are_entries_too(self, plane: Plane):
+    def test_agents_registered_one_by_one_are_entries_too(self, plane: FakePlane):
         """What a list never held is composed from its spec."""
         spec = res.AgentSpec(
             rig_id="rig-1",
@@ -86,7 +86,7 @@ class TestRegistry:
         )
 
     @pytest.mark.parametrize("state", ["STATE_ENDED", "STATE_CONFIGURED"])
-    def test_only_what_must_run_is_listed(self, plane: Plane, state: str):
+    def test_only_what_must_run_is_listed(self, plane: FakePlane, state: str):
         """What has ended, or was only configured, is no entry."""
         plane.registry.add("gone", state=res.Agent.State.Value(state))
 
@@ -109,7 +109,7 @@ class TestRegistry:
             pytest.param(b"null", id="null"),
         ],
     )
-    def test_what_is_no_list_changes_nothing(self, plane: Plane, body: bytes):
+    def test_what_is_no_list_changes_nothing(self, plane: FakePlane, body: bytes):
         """The original crashed on it; ours says 400 and keeps what it had."""
         post(plane, [entry("a")])
 
@@ -134,7 +134,7 @@ class TestRegistry:
         ],
     )
     def test_an_entry_that_could_not_start_is_named(
-        self, plane: Plane, wrong: Any, path: list[Any]
+        self, plane: FakePlane, wrong: Any, path: list[Any]
     ):
         """All or nothing, and the answer says which entry and which field."""
         refused = post(plane, [entry("a"), wrong])
@@ -143,7 +143,7 @@ class TestRegistry:
         assert path in [issue["path"] for issue in refused.json()["issues"]]
         assert {} == plane.registry.agents
 
-    def test_what_the_registry_refuses_is_said(self, plane: Plane):
+    def test_what_the_registry_refuses_is_said(self, plane: FakePlane):
         """The gateway has no rules of its own: the registry's word counts."""
         plane.registry.fail = ServiceError(
             Reason.FIELD_INVALID, "cannot take two entries of one agent", field="agent"
@@ -154,7 +154,7 @@ class TestRegistry:
         assert 400 == refused.status_code
         assert "cannot take two entries of one agent" == refused.json()["error"]
 
-    def test_a_list_beyond_the_limit_is_refused(self, plane: Plane):
+    def test_a_list_beyond_the_limit_is_refused(self, plane: FakePlane):
         """Bodies that are looked at whole are bounded; a stated length suffices."""
         body = b"[" + b" " * (4 * 1024 * 1024) + b"]"
 
@@ -165,19 +165,19 @@ class TestRegistry:
 
 
 class TestDrain:
-    def eviction(self, plane: Plane, **headers: str) -> Any:
+    def eviction(self, plane: FakePlane, **headers: str) -> Any:
         path = "/api/towns/town-1/container-eviction"
         return plane.request("POST", path, plane.tokens.container(), headers=headers)
 
-    def status(self, plane: Plane) -> Any:
+    def status(self, plane: FakePlane) -> Any:
         path = "/api/towns/town-1/drain-status"
         return plane.request("GET", path, plane.tokens.container()).json()["data"]
 
-    def ready(self, plane: Plane, **options: Any) -> Any:
+    def ready(self, plane: FakePlane, **options: Any) -> Any:
         path = "/api/towns/town-1/container-ready"
         return plane.request("POST", path, plane.tokens.container(), **options)
 
-    def test_a_drain_is_announced_and_cleared_by_its_nonce(self, plane: Plane):
+    def test_a_drain_is_announced_and_cleared_by_its_nonce(self, plane: FakePlane):
         """The original's three routes, told in order."""
         assert {"draining": False, "drainNonce": None} == self.status(plane)
 
@@ -193,7 +193,7 @@ class TestDrain:
         assert {"success": True, "data": {"cleared": True}} == right.json()
         assert not self.status(plane)["draining"]
 
-    def test_an_eviction_binds_to_the_instance_in_its_header(self, plane: Plane):
+    def test_an_eviction_binds_to_the_instance_in_its_header(self, plane: FakePlane):
         """One container of a pool leaves; the others stay."""
         self.eviction(plane, **{"x-townkeeper-instance": "slot-1"})
 
@@ -203,7 +203,7 @@ class TestDrain:
         ("instance", "status"), [("", 400), ("a/b", 400), ("unknown", 404)]
     )
     def test_an_instance_that_is_none_binds_nothing(
-        self, plane: Plane, instance: str, status: int
+        self, plane: FakePlane, instance: str, status: int
     ):
         """A mistyped name must not drain the whole town."""
         refused = self.eviction(plane, **{"x-townkeeper-instance": instance})
@@ -212,14 +212,14 @@ class TestDrain:
         assert [] == plane.registry.bound
 
     @pytest.mark.parametrize("body", [b"", b"{}", b'{"nonce": ""}', b'{"nonce": null}'])
-    def test_ready_needs_a_nonce(self, plane: Plane, body: bytes):
+    def test_ready_needs_a_nonce(self, plane: FakePlane, body: bytes):
         """In the original's words."""
         refused = self.ready(plane, content=body)
 
         assert 400 == refused.status_code
         assert "Missing required field: nonce" == refused.json()["error"]
 
-    def test_a_nonce_of_another_type_is_named(self, plane: Plane):
+    def test_a_nonce_of_another_type_is_named(self, plane: FakePlane):
         """Wrong types come with their path."""
         refused = self.ready(plane, json={"nonce": 7})
 

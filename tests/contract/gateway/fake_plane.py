@@ -6,6 +6,7 @@ import asyncio
 import functools
 import http.client
 import threading
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,7 @@ from services.gateway.app import Gateway
 from services.gateway.clients import Services
 from services.gateway.listener import Listener
 from tests.contract.gateway import fake_registry, fake_snapshots, fake_supervisor
+from tests.contract.gateway.gateway_process import GatewayProcess
 from tests.support.grpc_server import RunningServer, running
 from tests.support.tokens import Tokens
 from townkeeper.registry.v1 import registry_pb2_grpc
@@ -79,20 +81,29 @@ class Fakes:
         return servers[0].address, servers[1].address
 
 
-class Plane(Fakes):
-    """`with Plane(folder) as plane:` serves; requests are synchronous."""
+class FakePlane(Fakes):
+    """`with FakePlane(folder) as plane:` serves; requests are synchronous.
 
-    def __init__(self, folder: Path) -> None:
+    With `apart` the gateway is a process of its own, started as it is in production.
+    """
+
+    def __init__(self, folder: Path, *, apart: bool = False) -> None:
         super().__init__(folder)
         self.url = ""
+        self.process: GatewayProcess | None = None
+        self._apart = apart
+        self._addresses = ("", "")
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="plane", daemon=True)
 
-    def __enter__(self) -> Plane:
+    def __enter__(self) -> FakePlane:
         self._thread.start()
         assert self._ready.wait(START_S), "the plane did not start"
+        if self._apart:
+            self.process = GatewayProcess(*self._addresses, self.tokens.folder)
+            self.url = self.process.start()
         self._client = httpx.Client(base_url=self.url, trust_env=False, timeout=15)
         return self
 
@@ -103,6 +114,8 @@ class Plane(Fakes):
         trace: TracebackType | None,
     ) -> None:
         self._client.close()
+        if self.process is not None:
+            self.process.stop()
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(START_S)
         assert not self._thread.is_alive(), "the plane did not stop"
@@ -115,6 +128,13 @@ class Plane(Fakes):
         if token:
             headers["authorization"] = f"Bearer {token}"
         return self._client.request(method, path, headers=headers, **options)
+
+    def stream(self, method: str, path: str, token: str) -> Iterator[bytes]:
+        """The body of an answer, as it comes."""
+        headers = {"authorization": f"Bearer {token}"}
+        with self._client.stream(method, path, headers=headers) as response:
+            assert response.is_success
+            yield from response.iter_raw()
 
     def raw(self, method: str, path: str, token: str = "") -> tuple[int, bytes]:
         """A request whose path is sent as it is, without a client's tidying."""
@@ -140,8 +160,12 @@ class Plane(Fakes):
 
     async def _serve(self) -> None:
         async with AsyncExitStack() as stack:
-            registry, snapshots = await self.serve(stack)
-            services = Services(registry, snapshots)
+            self._addresses = await self.serve(stack)
+            if self._apart:
+                self._ready.set()
+                await self._stop.wait()
+                return
+            services = Services(*self._addresses)
             stack.push_async_callback(services.close)
             listener = Listener("127.0.0.1:0", TlsSettings())
             server = listener.server(Gateway(services, self.tokens.verifier()))
@@ -156,7 +180,7 @@ class Plane(Fakes):
 
 
 def call_as_user(
-    plane: Plane, method: str, path: str, json: Any = None, **options: Any
+    plane: FakePlane, method: str, path: str, json: Any = None, **options: Any
 ) -> httpx.Response:
     """A request of a user of town-1, with a JSON body or with none."""
     if json is not None:
