@@ -38,8 +38,9 @@ class RedisTime:
         await self._hash("messages", ("accepted", "settled"), seconds)
         for name in ("settled", "request_times"):
             key = self._keys[name]
-            for member in await self._store.zrange(key, 0, -1):
-                await self._store.zincrby(key, -seconds * 1000, member)
+            older_ms = round(-seconds * 1000)
+            for member in await self._store.execute_command("ZRANGE", key, 0, -1):
+                await self._store.execute_command("ZINCRBY", key, older_ms, member)
 
     async def _hash(self, name: str, times: tuple[str, ...], seconds: float) -> None:
         key = self._keys[name]

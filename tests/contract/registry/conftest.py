@@ -1,9 +1,11 @@
-"""The store twice: in memory, and over a real Valkey."""
+"""The store twice, in memory and over a real Valkey; and the calls over a port."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,7 @@ from services.registry.store import RegistryStore
 from tests.fakes.registry_store import MemoryStore
 from tests.support.clock import ManualClock
 from tests.support.redis_server import ValkeyProcess
+from tests.support.registry_server import Registry, serving
 from tests.support.registry_time import ClockTime, RedisTime, Time
 from tests.support.tokens import TOWN
 
@@ -67,3 +70,14 @@ def store(stage: tuple[RegistryStore, Time]) -> RegistryStore:
 @pytest.fixture
 def time(stage: tuple[RegistryStore, Time]) -> Time:
     return stage[1]
+
+
+@pytest.fixture
+async def registry(tmp_path: Path) -> AsyncIterator[Registry]:
+    async with serving(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def stub(registry: Registry) -> Any:
+    return registry.stub()
