@@ -34,7 +34,8 @@ START_S = 120.0  # 5 s alone; many at once on a small machine take their turns
 VERSION_S = 30.0
 PROBE_PAUSE_S = 0.1
 DATABASE = ".local/share/kilo/kilo.db"
-TAIL_BYTES = 600
+SEEN_BYTES_MAX = 32 * 1024
+WORDS_LENGTH_MAX = 600
 
 _LISTENING = re.compile(rb"listening on http://[\d.]+:(\d+)")
 _T = TypeVar("_T")
@@ -156,8 +157,13 @@ class _Start:
         what = f"it was not ready in {START_S:.0f} s"
         if isinstance(error, ServiceError):
             what = error.message
-        said = bytes(self._seen[-TAIL_BYTES:]).decode(errors="replace").strip()
-        text = f"cannot start kilo: {what}; its last words: {said or 'none'}"
+        said = bytes(self._seen).decode(errors="replace").strip()
+        # Its stack is printed after the reason; a limit would keep only the stack.
+        reasons = [
+            line.strip() for line in said.splitlines() if "error" in line.lower()
+        ]
+        words = (" / ".join(reasons) or said)[:WORDS_LENGTH_MAX] or "nothing"
+        text = f"cannot start kilo: {what}; it said: {words}"
         return ServiceError(Reason.START_FAILED, text)
 
     def _on_chunk(self, stream: Stream, data: bytes) -> None:
@@ -167,7 +173,7 @@ class _Start:
         self._seen += data
         if found := _LISTENING.search(self._seen):
             self._port.set_result(int(found[1]))
-        del self._seen[: -2 * TAIL_BYTES]
+        del self._seen[:-SEEN_BYTES_MAX]
 
 
 def _prepare(launch: Launch, database: Path) -> None:
