@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName
@@ -97,6 +98,9 @@ class Intake:
             if error.reason is not Reason.SNAPSHOT_NOT_FOUND:
                 raise
             raise reused(header, "its generation was deleted") from error
+        with suppress(ServiceError):  # busy: that stream will remove them itself
+            # A crash between commit and answer left the bytes.
+            await self._staging.abort(header.agent, header.upload_id)
         return await self._committer.acknowledge(snapshot)
 
     async def _receive(

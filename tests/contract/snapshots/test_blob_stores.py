@@ -168,7 +168,7 @@ class TestFileBlobs(BlobStoreSuite):
         if call == "write":
             monkeypatch.setattr(file_blobs, "_write_synced", fail)
         else:
-            monkeypatch.setattr(file_blobs.os, call, fail)
+            monkeypatch.setattr(os, call, fail)
 
         with pytest.raises(ServiceError) as created:
             await store.create(KEY, b"data")

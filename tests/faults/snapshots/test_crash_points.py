@@ -1,0 +1,150 @@
+"""SIGKILL before each durable step of a commit, one after the other."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import pytest
+
+from tests.faults.snapshots.conftest import Plant
+from tests.support import segments as made
+from tests.support.databases import database
+from tests.support.snapshot_frames import (
+    Client,
+    Frame,
+    chunks,
+    file_header,
+    header,
+    trailer,
+)
+
+pytestmark = [pytest.mark.faults, pytest.mark.redis, pytest.mark.timeout(120)]
+
+OLD = made.image(300, seed=1)
+NEW = made.edited(OLD, [3, 80, 299], b"new")
+DELTA = made.delta(OLD, NEW)
+
+
+def delta_frames() -> list[Frame]:
+    first = header(if_generation_match=1)
+    end = trailer(DELTA, bytes(made.fingerprint(NEW)))
+    return [first, *chunks(DELTA, size=500), end]
+
+
+def file_frames(data: bytes) -> list[Frame]:
+    return [file_header(epoch=1), *chunks(data, size=40_000), trailer(data)]
+
+
+async def begin(plant: Plant) -> None:
+    """The agent has an owner and one generation."""
+    async with plant.client() as client:
+        await client.advance()
+        await client.upload(made.base(OLD), bytes(made.fingerprint(OLD)))
+
+
+async def die_at(plant: Plant, step: int, frames: list[Frame]) -> list[str]:
+    """Uploads into a process that dies at this step; the steps it came to."""
+    armed = plant.folder / f"armed-{step}-{uuid.uuid4()}"
+    plant.process.module = "tests.faults.snapshots.dying_service"
+    plant.process.start(TK_ARMED=str(armed), TK_DIE_AT=str(step))
+    armed.touch()
+    async with plant.client() as client:
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            await client.send(frames)
+    plant.process.kill()
+    plant.process.module = "services.snapshots"
+    return armed.read_text().split("\n")[:-1]
+
+
+async def check(
+    plant: Plant, client: Client, frames: list[Frame], old: int, new: bytes
+) -> None:
+    """Old or new, never neither; then the same upload again makes exactly one."""
+    head = (await client.get()).snapshot.generation
+    assert head in (old, old + 1)
+    if head == old + 1:
+        assert new == (await client.download()).data
+    assert [] == plant.files("scratch")
+
+    again = Frame()
+    again.CopyFrom(frames[0])
+    answer = await send_again(client, again, frames)
+
+    assert old + 1 == answer
+    assert new == (await client.download()).data
+    assert old + 1 == len((await client.list()).snapshots)
+    assert [] == plant.files("staging")
+
+
+async def send_again(client: Client, first: Frame, frames: list[Frame]) -> int:
+    """From the start, or from where the service says."""
+    data = b"".join(frame.chunk.data for frame in frames[1:-1])
+    try:
+        offset = await client.persisted(first.header.upload_id)
+    except grpc.aio.AioRpcError:
+        offset = 0
+    first.header.write_offset = offset
+    answer = await client.send([first, *chunks(data, offset), frames[-1]])
+    return answer.snapshot.generation
+
+
+async def every_step(
+    plant: Plant, make: Callable[[int], tuple[list[Frame], bytes]]
+) -> list[str]:
+    """Dies at step 1, then 2, until an upload gets through; the steps of that one."""
+    generation = 1
+    for step in range(1, 100):
+        frames, new = make(generation)
+        steps = await die_at(plant, step, frames)
+        plant.process.start()
+        async with plant.client() as client:
+            await check(plant, client, frames, generation, new)
+            generation += 1
+        plant.process.kill()
+        if len(steps) < step:
+            return steps
+    raise AssertionError("an upload of more than a hundred steps?")
+
+
+async def test_a_delta(plant: Plant) -> None:
+    """Killed at any step of a delta's commit, the service comes back with the old
+    generation or the new one, and the same upload again is that one generation."""
+    image = OLD
+    with plant.process:
+        await begin(plant)
+
+    def make(generation: int) -> tuple[list[Frame], bytes]:
+        nonlocal image
+        changed = made.edited(image, [3, 80, 299], b"v%d" % generation)
+        segment = made.delta(image, changed)
+        if generation % 16 == 0:
+            segment = made.base(changed)
+        image = changed
+        frames = [
+            header(if_generation_match=generation),
+            *chunks(segment, size=500),
+            trailer(segment, bytes(made.fingerprint(changed))),
+        ]
+        return frames, b"".join(changed)
+
+    steps = await every_step(plant, make)
+
+    assert {"pwrite", "fsync", "link", "script ran", "unlink"} <= set(steps)
+
+
+async def test_a_whole_file(plant: Plant, tmp_path: Path) -> None:
+    """The same for a whole file, which is made into a segment on the way."""
+    with plant.process:
+        await begin(plant)
+
+    def make(generation: int) -> tuple[list[Frame], bytes]:
+        data = database(tmp_path / "db", rows=20 + generation)
+        return file_frames(data), data
+
+    steps = await every_step(plant, make)
+
+    assert {"pwrite", "fsync", "link", "script ran", "unlink"} <= set(steps)
