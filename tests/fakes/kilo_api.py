@@ -24,9 +24,9 @@ class FakeKilo:
         self.state: dict[str, Any] = {"type": "idle"}
         self.prompts: list[Mapping[str, Any]] = []
         self.retried: list[str] = []
-        self.aborts = 0
         self.connections = 0
         self.stores = True
+        self.tells_of_aborts = False
         self.unreachable = False
         self._database = database
         with apsw.Connection(str(database)) as connection:
@@ -86,7 +86,8 @@ class FakeKilo:
 
     async def abort(self, session_id: str) -> None:
         self._check()
-        self.aborts += 1
+        if self.tells_of_aborts:
+            self.say("session.turn.close", reason="interrupted")
 
     async def retry_network(self, request_id: str) -> None:
         self.retried.append(request_id)

@@ -1,5 +1,6 @@
 """Turns end exactly once, whatever Kilo says, twice, late or not at all."""
 
+import time
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,10 +92,10 @@ async def test_a_turn_ends_with_its_close(town):
 
 
 async def test_a_turn_of_kilos_own_does_not_end_ours(town):
-    """A background job's turn closes while our message waits behind it."""
+    """A background job's turn fails while our message waits behind it."""
     town.kilo.state = {"type": "busy"}
     await town.handle.deliver(Message("m1", "hello"))
-    town.kilo.say("session.turn.close", **COMPLETED)
+    town.kilo.say("session.turn.close", reason="error")
     town.kilo.say("marker")
     await wait_until(lambda: "marker" in [event.name for event in town.events])
 
@@ -112,7 +113,7 @@ async def test_a_turn_that_nobody_asked_for_closes_without_a_name(town):
 async def test_a_child_sessions_close_is_not_ours(town):
     """A sub-agent's end must not end the turn that waits for it."""
     await town.handle.deliver(Message("m1", "hello"))
-    town.kilo.say("session.turn.close", sessionID="ses_child", **COMPLETED)
+    town.kilo.say("session.turn.close", sessionID="ses_child", reason="interrupted")
     town.kilo.say("marker")
     await wait_until(lambda: "marker" in [event.name for event in town.events])
 
@@ -185,13 +186,22 @@ async def test_an_offline_session_is_told_to_try_again(town):
 
 
 async def test_an_abort_closes_what_kilo_is_silent_about(town):
-    """And a late word of Kilo's closes nothing twice."""
+    """And a late word of Kilo's ends no other message."""
     await town.handle.deliver(Message("m1", "hello"))
     await town.handle.abort()
     town.kilo.say("session.turn.close", reason="interrupted")
     await wait_until(lambda: len(town.closed) > 1)
 
     assert [("m1", TurnEnd.INTERRUPTED), (None, TurnEnd.INTERRUPTED)] == town.closed
+
+
+async def test_an_abort_that_kilo_tells_of_closes_once(town):
+    """Whoever comes first."""
+    town.kilo.tells_of_aborts = True
+    await town.handle.deliver(Message("m1", "hello"))
+    await town.handle.abort()
+
+    assert [("m1", TurnEnd.INTERRUPTED)] == town.closed
 
 
 async def test_a_prompt_that_was_not_stored_is_not_delivered(town, monkeypatch):
@@ -202,6 +212,8 @@ async def test_a_prompt_that_was_not_stored_is_not_delivered(town, monkeypatch):
         await town.handle.deliver(Message("m1", "hello"))
     monkeypatch.setattr(kilo_handle, "STORED_S", 5)
     town.kilo.stores = True
+    tried_ms = time.time_ns() // 1_000_000
+    await wait_until(lambda: time.time_ns() // 1_000_000 > tried_ms)
     await town.handle.deliver(Message("m1", "hello"))
 
     assert Reason.RUNTIME_UNREACHABLE is refused.value.reason
