@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
@@ -14,14 +14,26 @@ T = TypeVar("T")
 _LOOK_EVERY_S = 0.01
 
 
+@overload
 async def wait_until(
-    condition: Callable[[], T | Awaitable[T]], *, what: str = "", limit_s: float = 5.0
-) -> T:
+    condition: Callable[[], Awaitable[T]], *, what: str = "", limit_s: float = 5.0
+) -> T: ...
+
+
+@overload
+async def wait_until(
+    condition: Callable[[], T], *, what: str = "", limit_s: float = 5.0
+) -> T: ...
+
+
+async def wait_until(
+    condition: Callable[[], Any], *, what: str = "", limit_s: float = 5.0
+) -> Any:
     """The first true value of the condition, sync or async; fails past the limit."""
     deadline = time.monotonic() + limit_s
     while True:
         found = condition()
-        value: T = await found if inspect.isawaitable(found) else found
+        value = await found if inspect.isawaitable(found) else found
         if value:
             return value
         if time.monotonic() > deadline:
