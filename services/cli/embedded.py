@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Final
 
+from services.cli import embedded_valkey
 from services.cli.layout import DataDir, Endpoints, Marking
 from services.cli.ownership import Lock, Record
 from services.cli.plane import Plane
@@ -47,6 +48,7 @@ async def running(
         mark = secrets.token_hex(16)
         record = lock.new_record(mark)
         await stack.enter_async_context(_watched(data, lock))
+        stack.callback(embedded_valkey.remove_socket_folder, data)
         plane = _make_plane(data, marking, chosen, record, notice)
         # Left by an exception as well: what was started is always stopped.
         stack.push_async_callback(plane.stop)

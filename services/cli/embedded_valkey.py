@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import socket
@@ -54,6 +55,14 @@ def make_socket_folder(path: Path) -> None:
             f"cannot put a socket into {path.parent}: others may reach it; remove it "
             "or choose a --data-dir with a shorter path"
         )
+
+
+def remove_socket_folder(data: DataDir) -> None:
+    """Leaves nothing outside the data directory, once the server has ended."""
+    folder = socket_path(data).parent
+    if folder != data.plane:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def url(path: Path) -> str:

@@ -1,6 +1,7 @@
 """Where the plane listens, and what its programs are told."""
 
 import socket
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -127,3 +128,19 @@ def test_a_socket_folder_of_others_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(Problem, match="others may reach it"):
         embedded_valkey.make_socket_folder(folder / "valkey.sock")
+
+
+def test_a_socket_folder_elsewhere_does_not_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What had to be put outside the data directory is taken away at the end."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "t"))
+    (tmp_path / "t").mkdir()
+    deep = DataDir.at(tmp_path / ("d" * 120))
+    path = embedded_valkey.socket_path(deep)
+    embedded_valkey.make_socket_folder(path)
+    assert path.parent.is_dir()
+
+    embedded_valkey.remove_socket_folder(deep)
+
+    assert not path.parent.exists()
