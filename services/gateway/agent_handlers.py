@@ -11,9 +11,10 @@ from starlette.responses import Response
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import check_id
 from services.gateway.exchange import Exchange, bare
-from services.gateway.supervisor_client import Run
+from services.gateway.supervisor_client import AgentSpec, Run
 from services.gateway.transcode import (
     agent_to_json,
+    any_draining,
     is_active,
     record_to_json,
     run_to_json,
@@ -39,9 +40,23 @@ async def start_agent(exchange: Exchange) -> Response:
         fields.complain("must be the town of the path", "townId")
     fields.done()
     name = exchange.agent_name(agent)
-    async with exchange.supervisor_of(name) as (supervisor, _):
-        run = await supervisor.start(name, spec)
+    run = await start(exchange, name, spec)
     return bare(record_to_json(run, spec, agent, exchange.ids["town"]), 201)
+
+
+async def start(exchange: Exchange, name: str, spec: AgentSpec | None) -> Run:
+    """Starts an agent, without a spec from what is stored; 503 while all drain."""
+    try:
+        async with exchange.supervisor_of(name) as (supervisor, _):
+            return await supervisor.start(name, spec)
+    except ServiceError as error:
+        if error.reason is not Reason.NO_INSTANCE:
+            raise
+        if not any_draining(await exchange.registry.instances(exchange.town)):
+            raise
+        raise ServiceError(
+            Reason.DRAINING, "cannot start here: all containers of the town drain"
+        ) from error
 
 
 async def stop_agent(exchange: Exchange) -> Response:

@@ -10,6 +10,7 @@ from services.chassis.errors import Reason, ServiceError
 from services.gateway.agent_handlers import (
     find_run,
     idempotency_key,
+    start,
     status_of,
     stop,
 )
@@ -57,7 +58,7 @@ async def ensure(exchange: Exchange) -> Response:
     mayor = await _mayor(exchange)
     run = await _living(exchange, mayor)
     if run is None:
-        run = await _start(exchange, mayor)
+        run = await start(exchange, mayor.name, None)
     return data({"agentId": _id(mayor), "sessionStatus": session_status(run)})
 
 
@@ -77,7 +78,7 @@ async def message(exchange: Exchange) -> Response:
     )
     run = await _living(exchange, mayor)
     if run is None:
-        await _start(exchange, mayor)
+        await start(exchange, mayor.name, None)
     starting = run is None or run_status(run) != "running"
     return data(
         {
@@ -148,8 +149,3 @@ async def _living(exchange: Exchange, mayor: Agent) -> Run | None:
     if run is None or run.epoch < mayor.lease.epoch:
         return None
     return None if run_status(run) in {"exited", "failed"} else run
-
-
-async def _start(exchange: Exchange, mayor: Agent) -> Run:
-    async with exchange.supervisor_of(mayor.name) as (supervisor, _):
-        return await supervisor.start(mayor.name, None)

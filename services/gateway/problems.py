@@ -111,7 +111,8 @@ def _text(error: ServiceError) -> str:
 
 
 def _issues(error: ServiceError) -> list[Issue]:
-    field = error.metadata.get("field")
+    default = "command" if error.reason is Reason.COMMAND_INVALID else ""
+    field = error.metadata.get("field", default)
     if error.reason not in _ABOUT_FIELDS or not field:
         return []
     return [Issue(json_path(field), error.message)]

@@ -23,6 +23,7 @@ RUNS_PAGE: Final = 500
 RUNS_PAGES_MAX: Final = 20
 
 Run: TypeAlias = resources_pb2.Run
+AgentSpec: TypeAlias = registry.AgentSpec
 
 
 class SupervisorClient:
@@ -34,7 +35,7 @@ class SupervisorClient:
         self._stub = stub
         self._metadata = (("authorization", f"Bearer {token}"),)
 
-    async def start(self, name: str, spec: registry.AgentSpec | None) -> Run:
+    async def start(self, name: str, spec: AgentSpec | None) -> Run:
         """Starts an agent, without a spec from what the registry has."""
         request = pb.StartAgentRequest(name=name, spec=spec)
         with rpc_errors():

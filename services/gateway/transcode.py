@@ -254,10 +254,14 @@ def town_health(
         "startedAt": iso(oldest),
         "instances": len(instances),
     }
-    draining = registry.Instance.STATE_DRAINING
-    if any(one.state == draining for one in instances):
+    if any_draining(instances):
         health["draining"] = True
     return health
+
+
+def any_draining(instances: Iterable[registry.Instance]) -> bool:
+    draining = registry.Instance.STATE_DRAINING
+    return any(one.state == draining for one in instances)
 
 
 def session_status(run: supervisor.Run) -> str:
