@@ -25,6 +25,7 @@ async def serve(settings: Settings) -> None:
     try:
         await listener.run(Gateway(services, verifier))
     finally:
+        listener.close()
         await services.close()
         await verifier.aclose()
 

@@ -100,6 +100,9 @@ class Listener:
             ) from error
         self.port: int = self._socket.getsockname()[1]
 
+    def close(self) -> None:
+        self._socket.close()
+
     @property
     def url(self) -> str:
         scheme = "https" if self._tls.cert else "http"
