@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ class FakeKilo:
         self.tells_of_aborts = False
         self.unreachable = False
         self._database = database
-        with apsw.Connection(str(database)) as connection:
+        with closing(apsw.Connection(str(database))) as connection:
             connection.execute(
                 "create table message (id text primary key, session_id text,"
                 " time_created integer, data text)"
@@ -42,7 +43,7 @@ class FakeKilo:
 
     def store(self, message_id: str, **info: object) -> None:
         """A message in the database, nothing said of it."""
-        with apsw.Connection(str(self._database)) as connection:
+        with closing(apsw.Connection(str(self._database))) as connection:
             (count,) = connection.execute("select count(*) from message").fetchone()
             connection.execute(
                 "insert or replace into message values (?, ?, ?, ?)",
@@ -75,10 +76,11 @@ class FakeKilo:
         self.prompts.append(body)
         if self.stores:
             self.store(body["messageID"], role="user")
+            self.say("message.updated", info={"id": body["messageID"], "role": "user"})
 
     async def has_message(self, session_id: str, message_id: str) -> bool:
         self._check()
-        with apsw.Connection(str(self._database)) as connection:
+        with closing(apsw.Connection(str(self._database))) as connection:
             found = connection.execute(
                 "select 1 from message where id = ?", (message_id,)
             ).fetchone()
