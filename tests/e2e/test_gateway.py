@@ -15,6 +15,7 @@ import pytest
 from blake3 import blake3
 
 from tests.support.children import AGENT
+from tests.support.documents import ROOT, run_blocks, shell_blocks
 from tests.support.plane import PlaneProcess
 from tests.support.waiting import wait_until_sync
 
@@ -347,3 +348,13 @@ def test_a_drain_over_http(plane: PlaneProcess):
     assert {"cleared": True} == cleared.json()["data"]
     started = user.post(agents(plane, "start"), json={**START, "agentId": "pole"})
     assert 201 == started.status_code
+
+
+def test_the_document_can_be_typed(tmp_path: Path):
+    """docs/http.md, from top to bottom, against a fresh plane."""
+    with PlaneProcess(tmp_path / ".townkeeper", town="town") as plane:
+        said = run_blocks(shell_blocks(ROOT / "docs" / "http.md"), plane, tmp_path)
+
+    assert '"messageId":"m1"' in said
+    assert '"holder":' in said
+    assert '{"stopped":true}' in said
