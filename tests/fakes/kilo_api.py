@@ -44,10 +44,10 @@ class FakeKilo:
     def store(self, message_id: str, **info: object) -> None:
         """A message in the database, nothing said of it."""
         with closing(apsw.Connection(str(self._database))) as connection:
-            (count,) = connection.execute("select count(*) from message").fetchone()
             connection.execute(
-                "insert or replace into message values (?, ?, ?, ?)",
-                (message_id, SESSION, 1000 + count, json.dumps(info)),
+                "insert or replace into message"
+                " select ?, ?, 1000 + count(*), ? from message",
+                (message_id, SESSION, json.dumps(info)),
             )
 
     def answer(self, number: int, **info: object) -> None:

@@ -1,6 +1,7 @@
 """Installing a runtime: whole or not at all, once, and found afterwards."""
 
 import os
+import platform
 import stat
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def test_only_the_platform_package_is_asked_for(npm, root):
 
 def test_a_second_install_does_nothing(npm, root):
     """Idempotent: npm is not even started."""
-    told = []
+    told: list[str] = []
     first = install_kilo(root=root)
     second = install_kilo(root=root, progress=told.append)
 
@@ -81,7 +82,7 @@ def test_a_second_install_does_nothing(npm, root):
 
 def test_progress_is_told(npm, root):
     """Long work says what it does."""
-    told = []
+    told: list[str] = []
 
     install_kilo(root=root, progress=told.append)
 
@@ -141,7 +142,7 @@ def test_without_npm_it_says_so(root, monkeypatch):
 
 def test_another_platform_is_refused(root, monkeypatch):
     """Before anything is fetched."""
-    monkeypatch.setattr(runtimes.platform, "machine", lambda: "riscv64")
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
 
     with pytest.raises(Problem) as failed:
         install(runtimes.KILO, root)
@@ -151,7 +152,7 @@ def test_another_platform_is_refused(root, monkeypatch):
 
 def test_an_old_processor_gets_the_baseline_package(npm, root, monkeypatch):
     """The usual one would die of an illegal instruction."""
-    monkeypatch.setattr(runtimes.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(runtimes, "_has_avx2", lambda: False)
 
     assert "cli-linux-x64-baseline" in str(install_kilo(root=root))

@@ -88,6 +88,7 @@ def test_it_runs_as_a_program():
         stdout=subprocess.PIPE,
         text=True,
     )
+    assert program.stdout is not None
     try:
         word, _, url = program.stdout.readline().strip().partition(" ")
         models = httpx.get(f"{url}/models").json()

@@ -3,12 +3,13 @@
 import time
 import uuid
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import cast
 
 import pytest
 
 from services.chassis.errors import Reason, ServiceError
 from services.supervisor import kilo_handle, spawn
+from services.supervisor.kilo_api import KiloApi
 from services.supervisor.kilo_env import read_config
 from services.supervisor.kilo_handle import KiloHandle
 from services.supervisor.runtime import (
@@ -17,6 +18,7 @@ from services.supervisor.runtime import (
     Message,
     Mode,
     RunSpec,
+    RuntimeEvent,
     Status,
     Stored,
     TurnEnd,
@@ -51,20 +53,22 @@ async def town(tmp_path, monkeypatch):
     monkeypatch.setattr(kilo_handle, "ABORT_S", 0.2)
     kilo = FakeKilo(tmp_path / "kilo.db")
     launch = Launch(
-        "t",
-        "r",
-        "toast",
-        f"test-{uuid.uuid4()}",
-        "polecat",
-        RunSpec("kilo"),
-        *[Path("/")] * 3,
+        town="t",
+        rig="r",
+        agent="toast",
+        run=f"test-{uuid.uuid4()}",
+        role="polecat",
+        spec=RunSpec("kilo"),
+        home=tmp_path,
+        workdir=tmp_path,
+        tmpdir=tmp_path,
     )
     command = spawn.Command(("/bin/sleep", "60"), tmp_path, run=launch.run)
-    events = []
+    events: list[RuntimeEvent] = []
     handle = KiloHandle(
         launch,
         spawn.start(command, lambda stream, data: None),
-        kilo,
+        cast(KiloApi, kilo),
         port=1,
         session_id=SESSION,
         resumed=True,

@@ -1,5 +1,7 @@
 """Stdout of an exec program: lines that are JSON objects, and everything else."""
 
+from typing import Any
+
 import pytest
 
 from services.supervisor.exec_lines import LINE_BYTES_MAX, JsonLines
@@ -7,7 +9,7 @@ from services.supervisor.exec_lines import LINE_BYTES_MAX, JsonLines
 
 def split(*chunks):
     """What comes out: dicts and bytes, in order, neighbouring bytes joined."""
-    found = []
+    found: list[Any] = []
     lines = JsonLines(lambda event, size: found.append(event), found.append)
     for chunk in chunks:
         lines.feed(chunk)
@@ -47,10 +49,10 @@ def test_objects_are_told_from_other_lines(chunks, expected):
 
 def test_a_line_without_an_end_is_output():
     """Memory stays bounded: beyond the limit the rest of the line is passed on."""
-    held = []
+    held: list[bytes] = []
     lines = JsonLines(lambda event, size: None, held.append)
 
     for _ in range(40):
         lines.feed(b"{" + b"x" * (LINE_BYTES_MAX // 10))
 
-    assert sum(map(len, held)) > 2 * LINE_BYTES_MAX
+    assert sum(len(piece) for piece in held) > 2 * LINE_BYTES_MAX

@@ -9,7 +9,8 @@ RATE = 100
 
 def test_what_is_beyond_the_allowance_is_counted_and_told():
     """The next piece that passes says how many bytes are missing before it."""
-    clock, passed = ManualClock(), []
+    passed: list[Output] = []
+    clock = ManualClock()
     meter = Meter(passed.append, RATE, clock)
 
     for size in (60, 60, 60):
