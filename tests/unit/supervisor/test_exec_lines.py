@@ -14,7 +14,7 @@ def split(*chunks):
     for chunk in chunks:
         lines.feed(chunk)
     lines.end()
-    joined = []
+    joined: list[Any] = []
     for item in found:
         if isinstance(item, bytes) and joined and isinstance(joined[-1], bytes):
             joined[-1] += item
