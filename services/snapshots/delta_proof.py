@@ -34,7 +34,7 @@ from services.segments.page_map import PageMap
 from services.segments.read import file_parts
 
 # Above this, a map of all pages (16 bytes each) takes less memory and no more time.
-_SPARSE_PAGES_MAX: Final = 50_000
+SPARSE_PAGES_MAX: Final = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Outline:
     contribution: Fingerprint
 
 
-def outline(path: Path) -> Outline:
+def outline(path: Path, *, sparse_pages_max: int = SPARSE_PAGES_MAX) -> Outline:
     """Raises SEGMENT_MALFORMED, DIGEST_MISMATCH; only deltas are read to the end."""
     with path.open("rb") as file:
         decoder = SegmentDecoder()
@@ -60,20 +60,20 @@ def outline(path: Path) -> Outline:
         raise AssertionError("finish refuses what has no header")
     if header.kind is not Kind.DELTA:
         return Outline(header, frozenset(), frozenset(), Fingerprint())
-    return _delta_outline(header, path)
+    return _delta_outline(header, path, sparse_pages_max)
 
 
-def _delta_outline(header: Header, path: Path) -> Outline:
+def _delta_outline(header: Header, path: Path, sparse_pages_max: int) -> Outline:
     prefix: set[int] = set()
     touched: set[int] = set()
     contribution = Fingerprint()
-    sparse = header.pages + header.parent_page_count - header.page_count
+    sparse = _pages_changed(header) <= sparse_pages_max
     for chunk in chunks(path):
         prefix.update(chunk.prefix)
         contribution += Fingerprint.of(chunk.numbers, chunk.hashes)
-        if sparse <= _SPARSE_PAGES_MAX:
+        if sparse:
             touched.update(n for n in chunk.numbers if n <= header.parent_page_count)
-    if sparse <= _SPARSE_PAGES_MAX:
+    if sparse:
         touched.update(range(header.page_count + 1, header.parent_page_count + 1))
     return Outline(header, frozenset(prefix), frozenset(touched), contribution)
 

@@ -1,0 +1,207 @@
+"""The sweep: repairs at the start, then thins, trims, expires and collects."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from services.snapshots import records
+from services.snapshots.assembly import Folders, Parts, assemble
+from services.snapshots.generations import Claim, Snapshot
+from services.snapshots.sweep import SWEEP_ALL_EVERY_S
+from services.snapshots.upload import Body, Header
+from tests.fakes.blob_store import MemoryBlobs
+from tests.fakes.snapshot_catalog import MemoryCatalog
+from tests.support.clock import ManualClock
+from tests.support.faults import failing, failing_once
+from tests.support.snapshot_values import NAME, at, content, segment, snapshot
+from tests.support.tokens import TOWN
+from tests.support.waiting import wait_until
+
+DAY_S = 86_400
+
+
+class Plant:
+    """A service without a server, and a clock that moves when told."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = ManualClock()
+        self.blobs = MemoryBlobs(folder)
+        self.catalog = MemoryCatalog()
+        self.staging = folder / "staging"
+        numbers = itertools.count()
+        self.parts: Parts = assemble(
+            self.blobs,
+            self.catalog,
+            Folders(self.staging, lambda: folder / str(next(numbers))),
+            self.clock,
+            size_bytes_max=1000,
+        )
+        self.sweeper = self.parts.sweeper
+
+    async def commit(self, made: Snapshot, *, record: bool = True) -> None:
+        for part in made.content.segments:
+            key = records.segment_key(TOWN, part.blake3)
+            self.blobs.blobs[key] = b"data"
+        await self.catalog.commit(made, Claim(), None)
+        self.sweeper.note_written(made.agent)
+        if record:
+            key = records.record_key(made.agent, made.generation)
+            self.blobs.blobs[key] = records.to_json(made).encode()
+
+    async def generations(self) -> list[int]:
+        return [entry.generation for entry in await self.catalog.entries(NAME)]
+
+    def recorded(self) -> list[int]:
+        names = (key.rpartition("/")[2] for key in self.blobs.blobs)
+        found = map(records.generation_of, names)
+        return sorted(generation for generation in found if generation is not None)
+
+
+@pytest.fixture
+def plant(tmp_path: Path) -> Plant:
+    return Plant(tmp_path)
+
+
+class TestStart:
+    async def test_writes_missing_records(self, plant: Plant) -> None:
+        """A crash between commit and record leaves a record to write."""
+        await plant.commit(snapshot(1), record=False)
+
+        await plant.sweeper.start()
+
+        assert [1] == plant.recorded()
+
+    async def test_removes_records_of_the_deleted(self, plant: Plant) -> None:
+        """A crash between forgetting a generation and removing its record leaves a
+        record to remove."""
+        await plant.commit(snapshot(1))
+        await plant.commit(snapshot(2))
+        await plant.catalog.drop(NAME, [1])
+
+        await plant.sweeper.start()
+
+        assert [2] == plant.recorded()
+
+    async def test_adopts_what_the_catalog_lost(self, plant: Plant) -> None:
+        """Records that are newer than the catalog are believed."""
+        await plant.commit(snapshot(1))
+        made = snapshot(2)
+        plant.blobs.blobs[records.record_key(NAME, 2)] = records.to_json(made).encode()
+
+        await plant.sweeper.start()
+
+        state, _ = await plant.catalog.look(NAME)
+        assert made == state.head
+        assert [2, 1] == await plant.generations()
+
+    async def test_nothing_of_nothing(self, plant: Plant) -> None:
+        """An empty store needs no repair."""
+        await plant.sweeper.start()
+        await plant.sweeper.sweep(full=True)
+
+        assert {} == plant.blobs.blobs
+
+
+class TestSweep:
+    async def test_thins_with_age(self, plant: Plant) -> None:
+        """Generations go as they age, with their records and their segments."""
+        for n in range(1, 121):
+            mark = segment(f"base {n}")
+            await plant.commit(snapshot(n, content=content(segments=(mark,))))
+        plant.clock.advance(DAY_S * 2)
+
+        await plant.sweeper.sweep(full=True)
+
+        assert [120] == await plant.generations()
+        assert [120] == plant.recorded()
+        assert 2 == len(plant.blobs.blobs)
+
+    async def test_rests_when_nothing_changed(self, plant: Plant) -> None:
+        """A round without changes asks no store anything."""
+        await plant.commit(snapshot(1))
+        await plant.sweeper.sweep()
+        plant.blobs.before = failing("list", "read", "create", "delete")
+        plant.catalog.before = failing("entries", "recent", "drop", "trim")
+
+        await plant.sweeper.sweep()
+
+    async def test_expires_paused_uploads(self, plant: Plant) -> None:
+        """An hour after its last byte an upload is forgotten, not before."""
+        header = Header(NAME, Body.FILE, snapshot(1).origin, Claim())
+        async with plant.parts.intake._staging.opened(header):
+            pass
+        [path] = plant.staging.rglob("*.file")
+        last = plant.clock.now().timestamp()
+        os.utime(path, (last, last))
+
+        plant.clock.advance(3599)
+        await plant.sweeper.sweep()
+        assert path.exists()
+        plant.clock.advance(2)
+        await plant.sweeper.sweep()
+        assert not path.exists()
+
+    async def test_a_failed_round_is_made_up(self, plant: Plant) -> None:
+        """What a store in trouble left undone is done in a later round."""
+        for n in (1, 2):
+            await plant.commit(snapshot(n, create_time=at(n)))
+        plant.clock.advance(40 * DAY_S)
+        plant.catalog.before = failing_once("drop")
+
+        with pytest.raises(Exception, match="told to fail"):
+            await plant.sweeper.sweep()
+        await plant.sweeper.sweep()
+
+        assert [2] == await plant.generations()
+
+
+class TestRun:
+    @pytest.fixture
+    async def running(self, plant: Plant) -> AsyncIterator[Plant]:
+        """Sweeps in the background."""
+        task = asyncio.create_task(plant.sweeper.run())
+        await asyncio.sleep(0)
+        yield plant
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    async def test_a_deletion_is_followed_at_once(self, running: Plant) -> None:
+        """Data of what was deleted does not wait for the hour."""
+        await running.commit(snapshot(1))
+        await running.parts.shelf.delete(NAME, None, Claim(), None)
+
+        await wait_until(lambda: running.blobs.blobs == {})
+
+    async def test_trouble_does_not_end_it(self, running: Plant) -> None:
+        """A round that fails is not the last one."""
+        await running.commit(snapshot(1))
+        tried: list[str] = []
+
+        def fail(method: str) -> None:
+            tried.append(method)
+            failing("entries")(method)
+
+        running.catalog.before = fail
+        running.sweeper.note_deleted(TOWN)
+        await wait_until(lambda: "entries" in tried)
+        running.catalog.before = lambda method: None
+
+        await running.parts.shelf.delete(NAME, None, Claim(), None)
+
+        await wait_until(lambda: running.blobs.blobs == {})
+
+    async def test_resting_agents_have_their_turn(self, running: Plant) -> None:
+        """Once an hour all agents are swept, written to or not."""
+        for n in (1, 2):
+            await running.commit(snapshot(n, create_time=at(n)))
+        running.sweeper._written.clear()
+        running.clock.advance(40 * DAY_S + SWEEP_ALL_EVERY_S)
+        running.sweeper.note_deleted("nowhere")
+
+        await wait_until(lambda: running.recorded() == [2])
