@@ -41,13 +41,11 @@ class PageFile:
         )
 
     def truncate(self, page_count: int) -> None:
-        """Drops the pages above; a prefix may not name them any more."""
+        """Drops the pages above. Their marks may stay: when the database grows again,
+        a delta brings them."""
         size_bytes = page_count * self.page_size
         if os.fstat(self._descriptor).st_size > size_bytes:
             os.ftruncate(self._descriptor, size_bytes)
-        del self._from_deltas[page_count // 8 + 1 :]
-        if len(self._from_deltas) == page_count // 8 + 1:
-            self._from_deltas[-1] &= (1 << (page_count % 8 + 1)) - 1
 
     def mark(self, numbers: Sequence[int]) -> None:
         """These pages came from a delta."""

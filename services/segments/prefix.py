@@ -24,7 +24,6 @@ class PrefixCache:
         self._size_bytes = 0
         self._flying: dict[int, bytes] = {}
         self._flying_bytes = 0
-        self._overflown = False
 
     def source(self, numbers: Sequence[int], lowest: int, most: int) -> Prefix:
         """The older versions of a chunk's own pages, as `SegmentEncoder` asks."""
@@ -32,11 +31,11 @@ class PrefixCache:
         return Prefix(known, b"".join([self._pages[number] for number in known]))
 
     def offer(self, block: Block) -> Block:
-        """Remembers what a delta in flight carries; passes it on."""
+        """Remembers what a delta in flight carries; passes it on. A delta beyond the
+        limit fills the cache alone, so no version older than its pages stays."""
         size = len(block.data) // len(block.numbers)
         for at, number in enumerate(block.numbers):
             if self._flying_bytes + size > self._limit:
-                self._overflown = True
                 return block
             self._flying[number] = block.data[at * size : (at + 1) * size]
             self._flying_bytes += size
@@ -44,10 +43,6 @@ class PrefixCache:
 
     def commit(self, page_count: int) -> None:
         """The delta in flight is part of the chain now."""
-        if self._overflown:
-            # It carried later versions of pages that were not counted.
-            self._pages.clear()
-            self._size_bytes = 0
         for number, data in self._flying.items():
             self._forget(number)
             self._pages[number] = data
@@ -62,7 +57,6 @@ class PrefixCache:
         """The delta in flight did not become part of the chain."""
         self._flying.clear()
         self._flying_bytes = 0
-        self._overflown = False
 
     def reset(self) -> None:
         """A chain begins: nothing may be named any more."""

@@ -89,8 +89,6 @@ def prove(database: Path) -> None:
         ) from error
     except apsw.Error as error:
         raise _unsound(database, check, str(error)) from error
-    finally:
-        _remove_sides(database)
     if found != "ok":
         raise _unsound(database, check, found)
 

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import struct
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import zstandard
-from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.chassis.errors import Reason, ServiceError
 from services.segments import layout
 from services.segments.encode import opaque_encoder
-from services.segments.fingerprint import Fingerprint, hash_pages
-from services.segments.layout import ChunkHead, Encoding, Header, Kind, Tail
-from services.segments.pack import Block, Prefix, pack
-from services.segments.read import read_opaque, read_pages, verify, verify_parts
+from services.segments.fingerprint import hash_page
+from services.segments.layout import ChunkHead, Encoding, Header, Kind
+from services.segments.pack import Prefix
+from services.segments.read import read_pages, verify_parts
 from tests.support import segments
+from tests.support.crafted import resealed
 
 OLD = segments.image(100)
 NEW = [*segments.edited(OLD, [1, 30, 99], b"!"), *segments.image(3, seed=1)]
@@ -44,31 +42,6 @@ def refusal(segment: bytes) -> ServiceError:
     with pytest.raises(ServiceError, match=r"^cannot .*[^.]$") as refused:
         check(segment)
     return refused.value
-
-
-def resealed(segment: bytes) -> bytes:
-    """With a footer digest that is right again: only the rules can refuse it."""
-    body = segment[: -layout.DIGEST_BYTES]
-    return body + blake3(body).digest()
-
-
-def assembled(header: Header, records: list[bytes]) -> bytes:
-    """A segment of these parts whose footer fits them."""
-    body = header.pack() + b"".join(records)
-    table = b"".join(
-        layout.TABLE_ENTRY.pack(len(record), _first(header, record, ordinal))
-        for ordinal, record in enumerate(records, 1)
-    )
-    raw_bytes = sum(ChunkHead.unpack(record[:32]).raw_bytes for record in records)
-    tail = Tail(len(body), raw_bytes, segments.fingerprint(NEW))
-    foot = layout.FOOTER_HEAD.pack(layout.FOOTER_TAG, b"", len(records))
-    return resealed(body + foot + table + tail.pack())
-
-
-def _first(header: Header, record: bytes, ordinal: int) -> int:
-    if header.kind is Kind.OPAQUE:
-        return ordinal
-    return int(struct.unpack_from("<I", record, 32)[0])
 
 
 @pytest.mark.parametrize("segment", SAMPLES.values(), ids=SAMPLES)
@@ -159,7 +132,37 @@ class TestHeader:
     )
     def test_what_no_writer_makes_is_refused(self, header: Header) -> None:
         """A header that is whole and makes no sense."""
-        assert Reason.SEGMENT_MALFORMED is refusal(header.pack()).reason
+        error = refusal(header.pack())
+
+        assert Reason.SEGMENT_MALFORMED is error.reason
+        assert "it ends after" not in error.message
+
+    @pytest.mark.parametrize("at", [11, 28, 31])
+    def test_reserved_bytes_are_zero(self, at: int) -> None:
+        """What a later version may put there is not ignored by this one."""
+        plain = bytearray(BASE[:48])
+        plain[at] = 1
+
+        error = refusal(bytes(plain) + hash_page(bytes(plain)))
+
+        assert "reserved bytes" in error.message
+
+    @pytest.mark.parametrize("kind", [0, 4, 255])
+    def test_another_kind_is_refused(self, kind: int) -> None:
+        """A kind of the future is told, not guessed."""
+        plain = bytearray(BASE[:48])
+        plain[10] = kind
+
+        assert f"kind {kind}" in refusal(bytes(plain) + hash_page(bytes(plain))).message
+
+    def test_a_flipped_byte_is_seen_at_once(self) -> None:
+        """Before anything is made of the sizes that it gives."""
+        flipped = bytearray(BASE[:64])
+        flipped[17] ^= 1
+
+        error = refusal(bytes(flipped))
+
+        assert "header fails its digest" in error.message
 
     def test_a_large_claim_allocates_nothing(self) -> None:
         """A header that claims 16 TiB is only a header, until the limit refuses it."""
@@ -170,116 +173,6 @@ class TestHeader:
 
         assert Reason.SNAPSHOT_TOO_LARGE is refused.value.reason
         assert Reason.SEGMENT_MALFORMED is refusal(claim).reason
-
-
-def _delta_header(pages: int, page_count: int = 103) -> Header:
-    return Header(
-        Kind.DELTA, 512, page_count, pages, len(OLD), segments.fingerprint(OLD)
-    )
-
-
-def _record(*numbers: int, prefix: Prefix | None = None) -> bytes:
-    data = b"".join(NEW[min(number, len(NEW)) - 1] for number in numbers)
-    block = Block(numbers, hash_pages(data, 512), data)
-    return pack(Kind.DELTA, block, prefix or Prefix(), 3)
-
-
-class TestRules:
-    """Parts that are each sound, put together as no writer would."""
-
-    def test_the_parts_fit_when_nothing_is_wrong(self) -> None:
-        """Else the refusals below would prove nothing."""
-        check(assembled(_delta_header(4), [_record(30), _record(101, 102, 103)]))
-
-    @pytest.mark.parametrize(
-        ("header", "records", "text"),
-        [
-            pytest.param(
-                _delta_header(4),
-                [_record(101, 102, 103), _record(30)],
-                "do not rise",
-                id="chunks out of order",
-            ),
-            pytest.param(
-                _delta_header(5),
-                [_record(30, 30), _record(101, 102, 103)],
-                "do not rise",
-                id="page twice",
-            ),
-            pytest.param(
-                _delta_header(4),
-                [_record(0), _record(101, 102, 103)],
-                "do not rise",
-                id="page zero",
-            ),
-            pytest.param(
-                _delta_header(4),
-                [_record(101, 102, 103), _record(104)],
-                "leave the database",
-                id="page beyond the end",
-            ),
-            pytest.param(
-                _delta_header(4),
-                [_record(30, 31), _record(102, 103)],
-                "grew by is missing",
-                id="hole in the growth",
-            ),
-            pytest.param(
-                _delta_header(5),
-                [_record(30), _record(101, 102, 103)],
-                "were announced",
-                id="fewer than announced",
-            ),
-            pytest.param(
-                _delta_header(3),
-                [_record(30), _record(101, 102, 103)],
-                "2 may follow",
-                id="more than announced",
-            ),
-            pytest.param(
-                _delta_header(5),
-                [
-                    _record(30),
-                    _record(31, prefix=Prefix((30,), OLD[29])),
-                    _record(101, 102, 103),
-                ],
-                "reader has no more",
-                id="prefix overwritten by now",
-            ),
-            pytest.param(
-                _delta_header(4),
-                [
-                    _record(30, prefix=Prefix((101,), NEW[100])),
-                    _record(101, 102, 103),
-                ],
-                "reader has no more",
-                id="prefix not there yet",
-            ),
-        ],
-    )
-    def test_they_are_refused(
-        self, header: Header, records: list[bytes], text: str
-    ) -> None:
-        assert text in refusal(assembled(header, records)).message
-
-    def test_a_prefix_needs_someone_who_knows_it(self) -> None:
-        """Alone, a delta with a prefix cannot be read, and says so."""
-        with pytest.raises(ServiceError, match="earlier deltas of its chain"):
-            verify_parts([PREFIXED])
-
-    def test_a_wrong_prefix_is_seen(self) -> None:
-        """Another version of the page gives other bytes, which the digest refuses."""
-        with pytest.raises(ServiceError) as refused:
-            verify_parts([PREFIXED], lambda numbers: bytes(512 * len(numbers)))
-
-        assert Reason.DIGEST_MISMATCH is refused.value.reason
-
-    def test_pages_are_no_opaque_bytes_nor_the_reverse(self) -> None:
-        """Each reader refuses the other kind."""
-        with pytest.raises(ServiceError, match="no pages"):
-            list(read_pages([OPAQUE]))
-        with pytest.raises(ServiceError, match="no opaque bytes"):
-            list(read_opaque([BASE]))
 
 
 class TestBombs:
@@ -322,22 +215,3 @@ class TestBombs:
             check(OPAQUE, limit=98)
 
         assert Reason.SNAPSHOT_TOO_LARGE is refused.value.reason
-
-
-def test_page_hashes_are_proven_one_by_one(tmp_path: Path) -> None:
-    """A writer whose hashes are not those of its pages does not pass verification,
-    although its chunks hang together."""
-    wrong = segments.image(1, seed=9)
-    block = Block(range(1, 2), bytes(16), wrong[0])
-    record = pack(Kind.BASE, block, Prefix(), 1)
-    header = Header.base(512, 1)
-    path = tmp_path / "segment"
-    body = header.pack() + record
-    foot = layout.FOOTER_HEAD.pack(layout.FOOTER_TAG, b"", 1)
-    table = layout.TABLE_ENTRY.pack(len(record), 1)
-    tail = Tail(len(body), 512, Fingerprint.of(range(1, 2), bytes(16)))
-    path.write_bytes(resealed(body + foot + table + tail.pack()))
-
-    assert [(1, wrong[0])] == list(read_pages([path.read_bytes()]))
-    with pytest.raises(ServiceError, match="a page fails its hash"):
-        verify(path)

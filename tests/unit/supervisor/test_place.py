@@ -233,14 +233,29 @@ class TestProve:
         assert [database] == list(tmp_path.iterdir())
 
     def test_a_foreign_log_beside_it_is_not_believed(self, tmp_path: Path) -> None:
-        """Only the file itself was proven."""
-        database = made(tmp_path / "built")
-        (tmp_path / "built-wal").write_bytes(b"left over")
+        """Only the file itself was proven: an old log is not replayed into it."""
+        sqlite.left_by_the_dead(
+            tmp_path,
+            "c = apsw.Connection('built')\n"
+            "c.execute('PRAGMA journal_mode=wal; CREATE TABLE t(a)').fetchall()",
+        )
+        database = tmp_path / "built"
         content = database.read_bytes()
 
         prove(database)
 
         assert content == database.read_bytes()
+        assert [database] == list(tmp_path.iterdir())
+
+    def test_one_that_can_only_be_read_is_refused(self, tmp_path: Path) -> None:
+        """A file of a later format may only be read: no agent could work with it."""
+        database = made(tmp_path / "built", "delete")
+        raw = bytearray(database.read_bytes())
+        raw[18] = 3  # the version that a writer must know
+        database.write_bytes(raw)
+
+        with pytest.raises(ServiceError, match="readonly"):
+            prove(database)
 
     def test_a_large_one_is_checked_quickly(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
