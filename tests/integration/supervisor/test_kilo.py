@@ -18,8 +18,8 @@ from services.cli.stand_in_model import StandInModel
 from services.cli.stand_in_script import digest
 from services.supervisor.kilo import KiloRuntime
 from services.supervisor.kilo_database import find_message
-from services.supervisor.kilo_handle import Turn
 from services.supervisor.kilo_ids import message_id_for
+from services.supervisor.kilo_turns import Turn
 from services.supervisor.runtime import (
     EventKind,
     Message,
@@ -86,7 +86,7 @@ def handle(shared):
 async def store_only(town, handle, message_id, text):
     """As if everything had died between storing a message and its first answer."""
     made = message_id_for(message_id, time.time_ns() // 1_000_000, None)
-    body = handle._prompt(Turn(message_id, made, 0.0), text)
+    body = handle._prompt(Turn(message_id, made), text)
     await handle._api.prompt(handle.session_id, body | {"noReply": True})
     await wait_until(lambda: made in [message[0] for message in town.messages()])
 

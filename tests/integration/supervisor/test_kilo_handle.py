@@ -1,5 +1,6 @@
 """Turns end exactly once, whatever Kilo says, twice, late or not at all."""
 
+import asyncio
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ from typing import cast
 import pytest
 
 from services.chassis.errors import Reason, ServiceError
-from services.supervisor import kilo_handle, spawn
+from services.supervisor import kilo_handle, kilo_turns, spawn
 from services.supervisor.kilo_api import KiloApi
 from services.supervisor.kilo_env import read_config
 from services.supervisor.kilo_handle import KiloHandle
@@ -159,7 +160,7 @@ async def test_a_message_that_is_never_answered_is_given_up(town, monkeypatch):
     await wait_until(lambda: "marker" in [event.name for event in town.events])
     assert [] == town.closed
 
-    monkeypatch.setattr(kilo_handle, "UNANSWERED_S", 0)
+    monkeypatch.setattr(kilo_turns, "UNANSWERED_S", 0)
     town.kilo.say("server.heartbeat")
     await wait_until(lambda: town.closed)
 
@@ -168,7 +169,7 @@ async def test_a_message_that_is_never_answered_is_given_up(town, monkeypatch):
 
 async def test_a_busy_session_is_waited_for(town, monkeypatch):
     """However long a turn takes."""
-    monkeypatch.setattr(kilo_handle, "UNANSWERED_S", 0)
+    monkeypatch.setattr(kilo_turns, "UNANSWERED_S", 0)
     town.kilo.state = {"type": "busy"}
     await town.handle.deliver(Message("m1", "hello"))
     town.kilo.say("server.heartbeat")
@@ -244,6 +245,29 @@ async def test_a_server_that_does_not_answer_is_told_of(town):
     await town.handle.deliver(Message("m2", "hello"))
 
     assert Reason.RUNTIME_UNREACHABLE is refused.value.reason
+
+
+async def test_a_turn_that_runs_is_not_taken_for_a_cut_one(town, monkeypatch):
+    """Delivering failed though the turn had begun: what became of it is known only
+    when the session is idle."""
+    monkeypatch.setattr(kilo_handle, "RUNNING_POLL_S", 0.01)
+    monkeypatch.setattr(kilo_handle, "STORED_S", -1)
+    town.kilo.stores = False
+    town.kilo.state = {"type": "busy"}
+    with pytest.raises(ServiceError):
+        await town.handle.deliver(Message("m1", "hello"))
+    town.kilo.store(town.kilo.prompts[0]["messageID"], role="user")
+    town.kilo.answer(0, time={})
+
+    asked = asyncio.create_task(town.handle.find_message("m1"))
+    town.kilo.say("marker")
+    await wait_until(lambda: "marker" in [event.name for event in town.events])
+    waited = not asked.done()
+    town.kilo.finish(0)
+    town.kilo.state = {"type": "idle"}
+
+    assert waited
+    assert Stored.ANSWERED is await asked
 
 
 async def test_a_continuation_uses_the_stored_id(town):
