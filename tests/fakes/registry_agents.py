@@ -124,7 +124,7 @@ class MemoryAgents(MemoryTowns):
                 self._touch(found, record)
         for index, entry in enumerate(entries, start=1):
             self._list(AgentName(town, entry.agent), entry, f"{index:08d}")
-        return kept
+        return sorted(kept)
 
     def _list(self, name: AgentName, entry: Entry, place: str) -> None:
         town = self._town(name.town)

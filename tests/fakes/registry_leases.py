@@ -59,7 +59,7 @@ class MemoryLeases(MemoryTowns):
         lost = [run.agent for run in runs if not self._take_in(name, boot_id, run)]
         pending = [
             agent
-            for agent in self._waiting(town)
+            for agent in sorted(self._waiting(town))
             if self._mine(town, agent, name, boot_id)
         ]
         drain = self._drain(town)

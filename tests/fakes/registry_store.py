@@ -110,7 +110,7 @@ class MemoryStore(MemoryAgents, MemoryLeases):
         return settled
 
     async def waiting_agents(self, town: str) -> list[str]:
-        return list(self._waiting(self._town(town)))
+        return sorted(self._waiting(self._town(town)))
 
     @asynccontextmanager
     async def hints(self, town: str) -> AsyncIterator[AsyncIterator[str]]:

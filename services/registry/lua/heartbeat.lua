@@ -28,6 +28,7 @@ for _, agent in ipairs(redis.call('HKEYS', WAITING)) do
     pending[#pending + 1] = agent
   end
 end
+table.sort(pending)
 local drain = active_drain()
 local bound = drain and drain.bound[a.slot] == a.boot
 return {'ok', now, lost, pending, bound and drain.nonce or ''}

@@ -50,4 +50,5 @@ for i, entry in ipairs(a.entries) do
     save(agent, meta)
   end
 end
+table.sort(kept)
 return {'ok', now, kept}

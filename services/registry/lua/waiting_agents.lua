@@ -1,2 +1,4 @@
 -- Reads which agents have pending messages.
-return {'ok', now, redis.call('HKEYS', WAITING)}
+local waiting = redis.call('HKEYS', WAITING)
+table.sort(waiting)
+return {'ok', now, waiting}
