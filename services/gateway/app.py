@@ -128,10 +128,10 @@ class Gateway:
         route, sent_ids = found
         report.route = route.pattern
         exchange = Exchange(request, {}, self._services, self._verifier, report)
+        ids = decode_ids(sent_ids)
         if not route.access.open:
             exchange.token = _bearer(request)
-            await self._identify(exchange, route)
-        ids = decode_ids(sent_ids)
+            await self._identify(exchange, route, ids.get("town", ""))
         exchange.ids = {name: check_id(value, name) for name, value in ids.items()}
         report.town = exchange.ids.get("town", "")
         report.agent = exchange.ids.get("agent", "")
@@ -139,12 +139,15 @@ class Gateway:
             _authorize(exchange, route)
         return exchange, route
 
-    async def _identify(self, exchange: Exchange, route: Route) -> None:
+    async def _identify(self, exchange: Exchange, route: Route, town: str) -> None:
         """Who calls; kinds of credentials that the route does not take end here."""
         caller = await self._verifier.verify(exchange.token)
         exchange.report.caller_kind = caller.kind.value
         refused = route.access.refusal(caller.kind)
         if refused == 401:
+            # A container is told wherever it looks that another town is not its own.
+            if caller.kind is Kind.CONTAINER and not caller.reaches(town):
+                raise ServiceError(Reason.TOWN_FOREIGN, f"cannot reach town {town!r}")
             raise ServiceError(Reason.TOKEN_MISSING, "cannot use this kind of token")
         exchange.caller = caller
 

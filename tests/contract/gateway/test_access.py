@@ -46,7 +46,8 @@ READ: Final = NOBODY | CONTAINERS | AGENTS_FORBIDDEN | {"agent own": OK} | OPERA
 WRITE: Final = LIST
 DELETE: Final = NOBODY | CONTAINERS | AGENTS_FORBIDDEN | OPERATORS
 DRAIN: Final = NOBODY | CONTAINERS | OPERATORS
-PEOPLE: Final = NOBODY | {"user": OK, "user other town": 403} | OPERATORS
+USERS: Final = {"user": OK, "user other town": 403}
+PEOPLE: Final = NOBODY | USERS | {"container other town": 403} | OPERATORS
 
 _TOWN: Final = "/api/towns/{town}"
 _SNAPSHOT: Final = f"{_TOWN}/rigs/{{rig}}/agents/{{agent}}/db-snapshot"
