@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import apsw
 
@@ -45,12 +46,12 @@ def config(model_url: str) -> str:
     )
 
 
-def start_mayor(plane: PlaneProcess, model_url: str) -> None:
-    """Starts the town's mayor on Kilo; returns when it is ready."""
-    body = {
+def start_request(town: str, model_url: str) -> dict[str, Any]:
+    """How a town's mayor is started on Kilo, as HTTP wants it."""
+    return {
         "agentId": AGENT,
-        "rigId": f"mayor-{plane.town}",
-        "townId": plane.town,
+        "rigId": f"mayor-{town}",
+        "townId": town,
         "role": "mayor",
         "name": "Mayor",
         "identity": "mayor",
@@ -62,7 +63,12 @@ def start_mayor(plane: PlaneProcess, model_url: str) -> None:
         "lightweight": True,
         "envVars": {"KILO_CONFIG_CONTENT": config(model_url)},
     }
+
+
+def start_mayor(plane: PlaneProcess, model_url: str) -> None:
+    """Starts the town's mayor on Kilo; returns when it is ready."""
     route = f"/api/towns/{plane.town}/container/agents/start"
+    body = start_request(plane.town, model_url)
     reply = plane.http("user").post(route, json=body, timeout=150.0)
     assert 201 == reply.status_code, reply.text
 

@@ -1,42 +1,117 @@
-"""A TCP proxy that makes whatever is behind it slow: every answer comes late.
+"""A TCP proxy that misbehaves as networks do: late, silent or cut, each way alone.
 
-with SlowProxy("127.0.0.1:50052", delay_s=2.0) as slow:
-    ... call slow.address in place of the service's own
+with SlowProxy("127.0.0.1:50052") as proxy:
+    ... call proxy.address in place of the service's own
+    proxy.delay_s = 2.0               # every answer comes 2 s late
+    proxy.to_server.delay_s = 1.0     # and every request 1 s
+    proxy.to_client.hole = True       # nothing comes back until it is False again
+    proxy.cut()                       # all connections are reset; new ones may come
+    proxy.refusing = True             # new ones are reset as well
 """
 
 from __future__ import annotations
 
-import queue
+import asyncio
 import socket
+import struct
 import threading
-import time
-from contextlib import suppress
+from collections.abc import Coroutine
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
 _READ_BYTES: Final = 1 << 16
-# Bytes under way in one direction: bounded, so that a slow peer holds the other back.
+# Parts under way in one direction: bounded, so that a slow peer holds the other back.
 _PARTS_MAX: Final = 256
+_LOOK_EVERY_S: Final = 0.005
+_START_S: Final = 10.0
+
+
+@dataclass
+class Way:
+    """One direction. What a hole swallows is not lost: TCP would send it again."""
+
+    delay_s: float = 0.0
+    hole: bool = False
+
+    async def pass_on(
+        self, source: asyncio.StreamReader, target: asyncio.StreamWriter
+    ) -> None:
+        """Passes on all bytes in order, until the source ends or the target is gone."""
+        parts: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_PARTS_MAX)
+        reading = asyncio.create_task(self._read(source, parts))
+        now = asyncio.get_running_loop().time
+        try:
+            while True:
+                arrived_at, data = await parts.get()
+                # Asked again all the while: the network may change meanwhile.
+                while self.hole or now() < arrived_at + self.delay_s:
+                    await asyncio.sleep(_LOOK_EVERY_S)
+                if not data:
+                    return
+                target.write(data)
+                await target.drain()
+        except OSError:
+            return
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+    async def _read(
+        self,
+        source: asyncio.StreamReader,
+        parts: asyncio.Queue[tuple[float, bytes]],
+    ) -> None:
+        now = asyncio.get_running_loop().time
+        try:
+            while data := await source.read(_READ_BYTES):
+                await parts.put((now(), data))
+        except OSError:
+            pass  # reset: for the other side it has ended
+        await parts.put((now(), b""))
 
 
 class SlowProxy:
-    """Requests pass at once, answers after `delay_s`; it may change at any time."""
+    """Stands between any clients and one server, in a thread of its own."""
 
-    def __init__(self, target: str, delay_s: float = 2.0) -> None:
+    def __init__(self, target: str, delay_s: float = 0.0) -> None:
+        self.to_server = Way()
+        self.to_client = Way(delay_s)
+        self.refusing = False
+        self.address = ""
         host, _, port = target.rpartition(":")
-        self.delay_s = delay_s
         self._target = (host, int(port))
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._sockets: list[socket.socket] = []
-        self._threads: list[threading.Thread] = []
-        self._closed = False
+        self._open: set[asyncio.StreamWriter] = set()
+        self._loop = asyncio.new_event_loop()
+        self._listening = threading.Event()
+        self._ended = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="slow-proxy")
 
     @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self._listener.getsockname()[1]}"
+    def delay_s(self) -> float:
+        """How late answers come."""
+        return self.to_client.delay_s
+
+    @delay_s.setter
+    def delay_s(self, delay_s: float) -> None:
+        self.to_client.delay_s = delay_s
+
+    @property
+    def hole(self) -> bool:
+        """Whether nothing passes in either direction."""
+        return self.to_client.hole and self.to_server.hole
+
+    @hole.setter
+    def hole(self, swallows: bool) -> None:
+        self.to_client.hole = self.to_server.hole = swallows
+
+    def cut(self) -> None:
+        """Resets every connection there is."""
+        asyncio.run_coroutine_threadsafe(self._cut(), self._loop).result(_START_S)
 
     def __enter__(self) -> Self:
-        self._spawn(self._accept)
+        self._thread.start()
+        assert self._listening.wait(_START_S), "the proxy listens"
         return self
 
     def __exit__(
@@ -45,82 +120,70 @@ class SlowProxy:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._closed = True
-        # Only a shutdown wakes a thread that is in accept.
-        _shut(self._listener)
-        for each in self._sockets:
-            _shut(each)
-        for thread in self._threads:
-            thread.join(10)
+        self._loop.call_soon_threadsafe(self._ended.set)
+        self._thread.join(_START_S)
 
-    def _spawn(self, work: object, *args: object) -> None:
-        thread = threading.Thread(target=work, args=args, daemon=True)  # type: ignore[arg-type]
-        self._threads.append(thread)
-        thread.start()
+    async def _cut(self) -> None:
+        for writer in self._open:
+            _reset(writer)
 
-    def _accept(self) -> None:
-        while not self._closed:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            try:
-                server = socket.create_connection(self._target, 5)
-            except OSError:
-                _shut(client)
-                continue
-            server.settimeout(None)
-            self._sockets += [client, server]
-            answers: queue.Queue[tuple[float, bytes]] = queue.Queue(_PARTS_MAX)
-            self._spawn(self._pass_on, client, server)
-            self._spawn(self._hold_back, server, answers)
-            self._spawn(self._let_go, answers, client)
+    def _run(self) -> None:
+        try:
+            self._loop.run_until_complete(self._serve())
+        finally:
+            self._loop.close()
 
-    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
-        while data := _received(source):
-            if not _sent(target, data):
-                return
-        _shut(target)
+    async def _serve(self) -> None:
+        server = await asyncio.start_server(self._connect, "127.0.0.1", 0)
+        self.address = "{}:{}".format(*server.sockets[0].getsockname())
+        self._listening.set()
+        await self._ended.wait()
+        server.close()
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        for one in rest:
+            one.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+        await asyncio.sleep(0)  # sockets are closed in the loop's next turn
 
-    def _hold_back(
-        self, source: socket.socket, answers: queue.Queue[tuple[float, bytes]]
+    async def _connect(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        while data := _received(source):
-            answers.put((time.monotonic(), data))
-        answers.put((0.0, b""))
+        ends = {writer}
+        try:
+            if self.refusing:
+                _reset(writer)
+            else:
+                server_reader, server_writer = await asyncio.open_connection(
+                    *self._target
+                )
+                ends.add(server_writer)
+                self._open |= ends
+                await _first(
+                    self.to_server.pass_on(reader, server_writer),
+                    self.to_client.pass_on(server_reader, writer),
+                )
+        except OSError:
+            _reset(writer)  # nobody listens there: it is as if nobody did here
+        finally:
+            self._open -= ends
+            for end in ends:
+                end.close()
 
-    def _let_go(
-        self, answers: queue.Queue[tuple[float, bytes]], target: socket.socket
-    ) -> None:
-        while True:
-            arrived_at, data = answers.get()
-            if not data:
-                _shut(target)
-                return
-            while not self._closed:
-                left_s = arrived_at + self.delay_s - time.monotonic()
-                if left_s <= 0:
-                    break
-                time.sleep(min(left_s, 0.05))
-            _sent(target, data)
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    # Closed without lingering, a socket sends a reset in place of an end.
+    writer.get_extra_info("socket").setsockopt(
+        socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+    )
+    writer.transport.abort()
 
 
-def _received(source: socket.socket) -> bytes:
+async def _first(*ways: Coroutine[object, object, None]) -> None:
+    """Runs both until one has ended; the other then has nobody to talk to."""
+    tasks = [asyncio.ensure_future(way) for way in ways]
     try:
-        return source.recv(_READ_BYTES)
-    except OSError:
-        return b""
-
-
-def _sent(target: socket.socket, data: bytes) -> bool:
-    try:
-        target.sendall(data)
-    except OSError:
-        return False
-    return True
-
-
-def _shut(each: socket.socket) -> None:
-    with suppress(OSError):
-        each.shutdown(socket.SHUT_RDWR)
-    each.close()
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

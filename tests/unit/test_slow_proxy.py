@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -19,7 +20,7 @@ def echo() -> Iterator[str]:
 
     def serve() -> None:
         connection, _ = listener.accept()
-        with connection:
+        with connection, suppress(ConnectionResetError):
             while data := connection.recv(65536):
                 connection.sendall(data)
 
@@ -47,3 +48,44 @@ def test_answers_come_late_and_whole(echo: str) -> None:
             writer.join(5)
 
     assert sent == received
+
+
+@pytest.fixture
+def proxy(echo: str) -> Iterator[SlowProxy]:
+    with SlowProxy(echo) as proxy:
+        yield proxy
+
+
+def connect(proxy: SlowProxy) -> socket.socket:
+    host, _, port = proxy.address.rpartition(":")
+    return socket.create_connection((host, int(port)), 5)
+
+
+@pytest.mark.parametrize("way", ["to_server", "to_client"])
+def test_each_way_can_be_silent(proxy: SlowProxy, way: str) -> None:
+    """Nothing comes back while either way is a hole; then all of it does."""
+    with connect(proxy) as client:
+        client.sendall(b"before")
+        assert b"before" == client.recv(100)
+        getattr(proxy, way).hole = True
+        client.sendall(b"meanwhile")
+        client.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            client.recv(100)
+        proxy.hole = False
+        client.settimeout(5)
+
+        assert b"meanwhile" == client.recv(100)
+
+
+def test_a_cut_connection_is_reset(proxy: SlowProxy) -> None:
+    """The client hears of it, and may connect again unless it is refused."""
+    with connect(proxy) as client:
+        client.sendall(b"before")
+        assert b"before" == client.recv(100)
+        proxy.refusing = True
+        proxy.cut()
+        with pytest.raises(ConnectionResetError):
+            client.recv(100)
+    with pytest.raises(ConnectionResetError), connect(proxy) as client:
+        client.recv(100)

@@ -1,0 +1,184 @@
+"""Stop, then start at once, while the store takes 2 s for everything."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from services.chassis.errors import Reason, ServiceError, rpc_errors
+from services.cli.runtimes import install_kilo
+from services.cli.stand_in_model import StandInModel
+from tests.support.container import Container
+from tests.support.diary import read_diary
+from tests.support.kilo_session import AGENT, read_session, start_request
+from tests.support.kilo_session import DATABASE as DATABASE_OF_KILO
+from tests.support.plane import PlaneProcess
+from tests.support.slow_proxy import SlowProxy
+from tests.support.town import DATABASE, Town
+from tests.support.waiting import wait_until_sync
+from townkeeper.supervisor.v1 import supervisor_pb2
+
+pytestmark = pytest.mark.faults
+
+DELAY_S = 2.0
+KILO_START_S = 150.0
+
+
+@contextmanager
+def slow_container(
+    plane: PlaneProcess, root: Path, town: str, **environ: str
+) -> Iterator[tuple[Container, SlowProxy]]:
+    """A container whose way to the snapshot service can be made slow."""
+    with (
+        SlowProxy(plane.endpoints.snapshots) as proxy,
+        Container(
+            plane, root, town=town, slot="slow", snapshots=proxy.address, **environ
+        ) as container,
+    ):
+        yield container, proxy
+
+
+def stop_and_start(
+    town: Town, agent: str, start: Callable[[], httpx.Response]
+) -> tuple[httpx.Response, httpx.Response, list[str]]:
+    """Both calls, the second as soon as the first has begun; who ended when."""
+    ended: list[str] = []
+    lock = threading.Lock()
+
+    def call(what: str, work: Callable[[], httpx.Response]) -> httpx.Response:
+        reply = work()
+        with lock:
+            ended.append(what)
+        return reply
+
+    with ThreadPoolExecutor(2) as pool:
+        stopping = pool.submit(call, "stop", lambda: town.stop(agent))
+        town.wait_status(agent, "stopping")
+        starting = pool.submit(call, "start", start)
+        return stopping.result(120), starting.result(120), ended
+
+
+@pytest.mark.timeout(120)
+def test_a_start_right_after_a_stop_has_the_whole_history(
+    plane: PlaneProcess, tmp_path: Path
+) -> None:
+    """D1: what the agent wrote last is neither overtaken by the start nor lost."""
+    with slow_container(plane, tmp_path / "c", "slow-diary") as (container, proxy):
+        town = Town(plane, "slow-diary")
+        town.started("a", "--last-words")
+        keys = [town.said("a", f"message {number}") for number in range(3)]
+        town.wait_settled("a")
+        before = town.generations("a")[0].generation
+
+        proxy.delay_s = DELAY_S
+        stopped, started, ended = stop_and_start(
+            town, "a", lambda: town.start("a", "--last-words")
+        )
+        proxy.delay_s = 0.0
+
+        assert (200, 201) == (stopped.status_code, started.status_code)
+        assert ["stop", "start"] == ended
+        record = started.json()
+        assert record["resumed"]
+        # The last words were saved by the stop, before anything was hydrated.
+        assert before < record["generation"]
+        live = read_diary(container.home("a") / DATABASE)
+        assert (keys, 1) == (live.ids, live.last_words)
+        keys.append(town.said("a", "and one more"))
+        town.wait_settled("a")
+        saved = town.saved("a")
+        assert (keys, [], 1) == (saved.ids, saved.unanswered, saved.last_words)
+        assert [] == container.aside("a")
+
+
+@pytest.mark.timeout(120)
+def test_a_start_elsewhere_waits_for_the_save_of_the_stop(
+    plane: PlaneProcess, tmp_path: Path
+) -> None:
+    """D1 over two containers: the second never goes on from an older state."""
+    name = "slow-move"
+    with slow_container(plane, tmp_path / "one", name) as (_, proxy):
+        town = Town(plane, name)
+        town.started("a", "--last-words")
+        key = town.said("a", "hello")
+        town.wait_settled("a")
+        with (
+            Container(plane, tmp_path / "two", town=name, slot="other") as other,
+            ThreadPoolExecutor(1) as pool,
+        ):
+            proxy.delay_s = DELAY_S
+            stopping = pool.submit(town.stop, "a")
+            town.wait_status("a", "stopping")
+            refusals = start_when_free(other, town.path_of("a"))
+            assert 200 == stopping.result(60).status_code
+
+            live = read_diary(other.home("a") / DATABASE)
+
+    assert {Reason.LEASE_HELD} == refusals
+    assert ([key], 1) == (live.ids, live.last_words)
+
+
+def start_when_free(container: Container, agent: str) -> set[Reason]:
+    """Starts the agent as soon as that is allowed; why it was not before."""
+    refusals: set[Reason] = set()
+    stub = container.supervisor()
+
+    def started() -> bool:
+        try:
+            with rpc_errors():
+                stub.StartAgent(supervisor_pb2.StartAgentRequest(name=agent))
+        except ServiceError as error:
+            refusals.add(error.reason)
+            return False
+        return True
+
+    wait_until_sync(started, what=f"{agent} starts", limit_s=30)
+    return refusals
+
+
+@pytest.mark.kilo
+@pytest.mark.timeout(300)
+def test_a_kilo_started_right_after_its_stop_has_the_whole_history(
+    plane: PlaneProcess, tmp_path: Path
+) -> None:
+    """D1 on the real runtime: the same session, and the model is shown all of it."""
+    name = "slow-kilo"
+    kilo = {"TOWNKEEPER_KILO_BIN": str(install_kilo())}
+    with (
+        StandInModel() as model,
+        slow_container(plane, tmp_path / "c", name, **kilo) as (container, proxy),
+    ):
+        town = Town(plane, name)
+        request = start_request(name, model.url)
+
+        def start() -> httpx.Response:
+            route = "container/agents/start"
+            return town.post(route, json=request, timeout=KILO_START_S)
+
+        first = start()
+        assert 201 == first.status_code, first.text
+        town.said(AGENT, "run: echo one")
+        town.said(AGENT, "write notes.txt: two")
+        town.wait_settled(AGENT)
+
+        proxy.delay_s = DELAY_S
+        stopped, started, ended = stop_and_start(town, AGENT, start)
+        proxy.delay_s = 0.0
+
+        assert (200, 201) == (stopped.status_code, started.status_code), started.text
+        assert ["stop", "start"] == ended
+        assert first.json()["sessionId"] == started.json()["sessionId"]
+        assert started.json()["resumed"]
+        town.said(AGENT, "what did I say?")
+        town.wait_settled(AGENT)
+        texts = ["run: echo one", "write notes.txt: two", "what did I say?"]
+        session = read_session(container.home(AGENT) / DATABASE_OF_KILO)
+        assert texts == session.texts
+        assert texts == list(model.calls[-1].prompts)
+        assert [] == container.aside(AGENT)
