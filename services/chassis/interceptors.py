@@ -161,7 +161,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             failure = ServiceError(
                 Reason.DEADLINE, "cannot finish in time: try again, with a longer limit"
             )
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, grpc.aio.InternalError):
+            # Cut: seen as a cancellation, or as an answer that could not be sent any
+            # more. gRPC takes both the same way, so neither is a crash.
             call.code = "CANCELLED"
             raise
         except grpc.aio.AbortError:

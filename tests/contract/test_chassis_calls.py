@@ -104,9 +104,10 @@ class TestPassing:
 
         shapes.behave = abort
 
-        with capture_logs() as lines, pytest.raises(grpc.aio.AioRpcError) as failed:
-            await ask(channel, shape)
-        line = await wait_until(lambda: _ended(lines))
+        with capture_logs() as lines:
+            with pytest.raises(grpc.aio.AioRpcError) as failed:
+                await ask(channel, shape)
+            line = await wait_until(lambda: _ended(lines))
 
         assert failed.value.code() is grpc.StatusCode.DATA_LOSS
         assert failed.value.details() == "its own words"
@@ -205,6 +206,25 @@ class TestErrors:
         assert line["code"] == "CANCELLED"
         assert _named("call.crashed", lines) == []
         assert server.server.in_flight == 0
+
+
+async def test_an_answer_that_cannot_be_sent_is_no_crash(
+    server: RunningServer, tokens: Tokens, shapes: Shapes
+) -> None:
+    """A caller that left between two answers is a cut call, not a defect of ours."""
+
+    async def fail_to_write(_: Any) -> None:
+        raise grpc.aio.InternalError("failed to execute batch")
+
+    shapes.behave = fail_to_write
+
+    with capture_logs() as lines:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await ask(server.channel(tokens.container()), "unary_stream")
+        line = await wait_until(lambda: _ended(lines))
+
+    assert line["code"] == "CANCELLED"
+    assert _named("call.crashed", lines) == []
 
 
 async def test_a_generator_ends_with_its_call(
