@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.chassis.resources import resource_names
+from services.chassis.resources import _fields, resource_names
 from townkeeper.registry.v1 import registry_pb2 as registry
 from townkeeper.registry.v1 import resources_pb2 as resources
 from townkeeper.snapshots.v1 import snapshots_pb2 as snapshots
@@ -54,3 +54,18 @@ def test_a_malformed_name_is_still_one() -> None:
     request = registry.GetAgentRequest(name="../../t")
 
     assert list(resource_names(request)) == ["../../t"]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        method
+        for contract in (registry, snapshots, supervisor)
+        for service in contract.DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+    ],
+    ids=lambda method: str(method.name),
+)
+def test_every_request_can_name_its_resource(method: Any) -> None:
+    """A new method whose names are looked for elsewhere would be refused to all."""
+    assert _fields(method.input_type) != ()
