@@ -20,9 +20,14 @@ GENERATION_MAX: Final = 2**63 - 1
 _LATEST: Final = "latest"
 
 
+def is_id(text: str) -> bool:
+    """Whether the text can be an id at all."""
+    return bool(_ID.fullmatch(text))
+
+
 def check_id(text: str, what: str) -> str:
     """The id itself, or NAME_MALFORMED saying which id and what it must look like."""
-    if isinstance(text, str) and _ID.fullmatch(text):
+    if isinstance(text, str) and is_id(text):
         return text
     raise ServiceError(
         Reason.NAME_MALFORMED,

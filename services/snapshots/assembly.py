@@ -29,7 +29,6 @@ class Folders:
 class Parts:
     """What the servicer calls and what the process closes."""
 
-    catalog: Catalog
     intake: Intake
     shelf: Shelf
     downloads: Downloads
@@ -54,11 +53,10 @@ def assemble(
     committer.committed = sweeper.note_written
     shelf.deleted = sweeper.note_deleted
     return Parts(
-        catalog=catalog,
         intake=Intake(
             catalog, shelf, staging, committer, size_bytes_max=size_bytes_max
         ),
         shelf=shelf,
-        downloads=Downloads(blobs, pins, folders.scratch),
+        downloads=Downloads(shelf, blobs, pins, folders.scratch),
         sweeper=sweeper,
     )

@@ -34,7 +34,7 @@ async def _named(town: str, catalog: Catalog, blobs: BlobStore) -> set[bytes]:
     known = set(await catalog.agents(town))
     known.update(await blobs.list(records.agent_folder(town)))
     named: set[bytes] = set()
-    for agent in sorted(known):
+    for agent in records.ids(known):
         name = AgentName(town, agent)
         # The catalog first: what it forgets meanwhile is in the blob store by then.
         recent = await catalog.recent(name)
@@ -45,8 +45,9 @@ async def _named(town: str, catalog: Catalog, blobs: BlobStore) -> set[bytes]:
 
 async def _stored(town: str, blobs: BlobStore) -> list[bytes]:
     folder = records.segment_folder(town)
-    return [
-        bytes.fromhex(name)
+    found = [
+        records.digest_of(name)
         for part in await blobs.list(folder)
         for name in await blobs.list(f"{folder}/{part}")
     ]
+    return [digest for digest in found if digest is not None]

@@ -19,6 +19,7 @@ from services.snapshots.disk_work import in_thread
 from services.snapshots.generations import Format, Segment, Snapshot
 from services.snapshots.materialize import corrupt, cut, merge, prove, unpacked
 from services.snapshots.pins import Pins
+from services.snapshots.shelf import Shelf
 from services.snapshots.store import BlobMissing, BlobStore
 from services.snapshots.upload import Chunk, Trailer
 
@@ -52,8 +53,9 @@ class Downloads:
     """Each method is a context: once it is entered all is proven; then iterate."""
 
     def __init__(
-        self, blobs: BlobStore, pins: Pins, scratch: Callable[[], Path]
+        self, shelf: Shelf, blobs: BlobStore, pins: Pins, scratch: Callable[[], Path]
     ) -> None:
+        self._shelf = shelf
         self._blobs = blobs
         self._pins = pins
         self._scratch = scratch
@@ -112,6 +114,8 @@ class Downloads:
             try:
                 path = await stack.enter_async_context(self._blobs.local(key))
             except BlobMissing as error:
+                # Unless the generation was deleted this very moment.
+                await self._shelf.snapshot(snapshot.agent, snapshot.generation)
                 raise corrupt(snapshot, segment, "it is gone") from error
             yield path
 

@@ -6,6 +6,7 @@ folder is synced. The folder carries a mark that says whose it is.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -28,6 +29,8 @@ _LOCK: Final = "lock"
 _STAGING: Final = "staging"
 _SCRATCH: Final = "scratch"
 _WHAT: Final = "the blob store"
+# Below this no upload of any size can be relied on to fit.
+_ROOM_BYTES_MIN: Final = 16 << 20
 
 
 class FileBlobs:
@@ -129,9 +132,12 @@ class FileBlobs:
             sync_folder(path.parent)
 
     def _probe(self) -> None:
-        path = self.scratch_path()
-        path.touch()
-        path.unlink()
+        # Writing something would tell more, and keep an idle disk awake for ever.
+        found = os.statvfs(self._root)
+        if found.f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        if found.f_bavail * found.f_frsize < _ROOM_BYTES_MIN:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _linked(source: Path, path: Path) -> bool:

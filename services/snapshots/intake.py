@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from typing import Final
 
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName
@@ -34,6 +35,9 @@ from services.snapshots.upload import (
     reused,
 )
 
+# A client that sends nothing for so long is gone or stuck; its bytes are kept.
+FRAME_WAIT_S: Final = 120.0
+
 
 class Intake:
     """All uploads of this process."""
@@ -56,7 +60,7 @@ class Intake:
 
     async def upload(self, frames: AsyncIterator[Frame]) -> Snapshot | PausedUpload:
         """One stream, to its end or its trailer."""
-        header = await anext(frames, None)
+        header = await _next(frames)
         if not isinstance(header, Header):
             raise no_header("a stream that begins without a header")
         check_header(header)
@@ -113,7 +117,7 @@ class Intake:
             staged.discarded = not staged.size_bytes
             raise
         try:
-            async for frame in frames:
+            while (frame := await _next(frames)) is not None:
                 match frame:
                     case Chunk():
                         await in_thread(staged.take, upload, frame)
@@ -142,3 +146,8 @@ class Intake:
         self._commits.add(task)
         task.add_done_callback(self._commits.discard)
         return await to_the_end(task)
+
+
+async def _next(frames: AsyncIterator[Frame]) -> Frame | None:
+    async with asyncio.timeout(FRAME_WAIT_S):
+        return await anext(frames, None)

@@ -6,10 +6,12 @@ Records are for ever (promise P10): fields may be added, none may change its mea
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from services.chassis.names import AgentName
+from services.chassis.names import AgentName, is_id
 from services.snapshots.generations import (
     Content,
     Format,
@@ -23,6 +25,7 @@ VERSION: Final = 1
 TOWNS: Final = "towns"
 _DIGITS: Final = 19  # of the largest generation, so that names sort as numbers do
 _SUFFIX: Final = ".json"
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 def to_json(snapshot: Snapshot) -> str:
@@ -124,6 +127,16 @@ def record_folder(agent: AgentName) -> str:
 
 def record_key(agent: AgentName, generation: int) -> str:
     return f"{record_folder(agent)}/{generation:0{_DIGITS}d}{_SUFFIX}"
+
+
+def ids(names: Iterable[str]) -> list[str]:
+    """Those of the names that can be of a town or an agent: folders hold strays."""
+    return sorted(name for name in names if is_id(name))
+
+
+def digest_of(name: str) -> bytes | None:
+    """The digest that a file of a segment folder is named by; None for others."""
+    return bytes.fromhex(name) if _DIGEST.fullmatch(name) else None
 
 
 def generation_of(name: str) -> int | None:

@@ -15,7 +15,6 @@ from services.snapshots.generations import AgentState, Claim, Snapshot, absent
 from services.snapshots.intake import Intake
 from services.snapshots.shelf import Shelf
 from services.snapshots.staging import PausedUpload
-from services.snapshots.store import Catalog
 from townkeeper.snapshots.v1 import snapshots_pb2 as pb
 from townkeeper.snapshots.v1 import snapshots_pb2_grpc
 
@@ -26,10 +25,7 @@ _Content = pb.DownloadSnapshotRequest
 class SnapshotServicer(snapshots_pb2_grpc.SnapshotServiceServicer):
     """Generations of agents' sessions."""
 
-    def __init__(
-        self, catalog: Catalog, intake: Intake, shelf: Shelf, downloads: Downloads
-    ) -> None:
-        self._catalog = catalog
+    def __init__(self, intake: Intake, shelf: Shelf, downloads: Downloads) -> None:
         self._intake = intake
         self._shelf = shelf
         self._downloads = downloads
@@ -38,7 +34,7 @@ class SnapshotServicer(snapshots_pb2_grpc.SnapshotServiceServicer):
         self, request: pb.AdvanceEpochRequest, context: Context
     ) -> pb.AdvanceEpochResponse:
         agent = AgentName.parse(request.name)
-        state = await self._catalog.advance(agent, wire.owner(agent, request))
+        state = await self._shelf.advance(agent, wire.owner(agent, request))
         head = wire.snapshot(state.head) if state.head else None
         return pb.AdvanceEpochResponse(head=head, generation=state.last)
 

@@ -11,6 +11,7 @@ from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName
 from services.snapshots import records
 from services.snapshots.generations import AgentState, Claim, Snapshot, absent
+from services.snapshots.reindex import reindex, stored_generations
 from services.snapshots.store import BlobMissing, BlobStore, Catalog
 
 PAGE_SIZE: Final = 50
@@ -44,11 +45,18 @@ class Shelf:
         state, _ = await self._catalog.look(agent)
         return state
 
-    async def newest(self, agent: AgentName) -> Snapshot:
-        head = (await self.state(agent)).head
-        if head is None:
-            raise absent(agent, None)
-        return head
+    async def advance(self, agent: AgentName, claim: Claim) -> AgentState:
+        """Fences earlier owners. Raises LEASE_FENCED.
+
+        Whoever starts an agent must not miss what a catalog lost that came back from
+        an old copy, so the records in the blob store have a say.
+        """
+        state = await self._catalog.advance(agent, claim)
+        stored = await stored_generations(self._blobs, agent)
+        if not stored or stored[-1] <= state.last:
+            return state
+        await reindex(self._catalog, self._blobs, agent)
+        return await self._catalog.advance(agent, claim)
 
     async def snapshot(self, agent: AgentName, generation: int) -> Snapshot:
         """That generation. Raises SNAPSHOT_NOT_FOUND."""

@@ -86,8 +86,10 @@ class Sweeper:
                 next_full = self._clock.monotonic() + SWEEP_ALL_EVERY_S
             try:
                 await self.sweep(full=full)
-            except (ServiceError, OSError) as error:
+            except ServiceError as error:
                 _log.warning(Event.SWEEP_FAILED, error=str(error))
+            except Exception:  # the root of a task: a defect must not end it unseen
+                _log.exception(Event.SWEEP_FAILED)
 
     async def sweep(self, *, full: bool = False) -> None:
         """One round over what changed, or over everything."""
@@ -152,12 +154,12 @@ class Sweeper:
 
     async def _towns(self) -> list[str]:
         stored = await self._blobs.list(records.TOWNS)
-        return sorted({*stored, *await self._catalog.towns()})
+        return records.ids({*stored, *await self._catalog.towns()})
 
     async def _agents(self, towns: Iterable[str]) -> list[AgentName]:
         found = []
         for town in towns:
             stored = await self._blobs.list(records.agent_folder(town))
             known = {*stored, *await self._catalog.agents(town)}
-            found += [AgentName(town, agent) for agent in sorted(known)]
+            found += [AgentName(town, agent) for agent in records.ids(known)]
         return found

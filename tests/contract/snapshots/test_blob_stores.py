@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -177,6 +178,30 @@ class TestFileBlobs(BlobStoreSuite):
         assert reason is created.value.reason
         assert [] == await store.list("towns/t/segments/ab")
         assert [] == list(store.scratch.iterdir())
+
+    @pytest.mark.parametrize(
+        ("found", "reason"),
+        [
+            ({"f_bavail": 1}, Reason.STORAGE_FULL),
+            ({"f_flag": os.ST_RDONLY}, Reason.STORE_UNAVAILABLE),
+        ],
+    )
+    async def test_the_check_sees_a_sick_disk(
+        self,
+        store: FileBlobs,
+        monkeypatch: pytest.MonkeyPatch,
+        found: dict[str, int],
+        reason: Reason,
+    ) -> None:
+        """A disk without room, or turned read-only, is known before a write fails."""
+        good = {"f_bavail": 1 << 20, "f_frsize": 4096, "f_flag": 0}
+        sick = SimpleNamespace(**{**good, **found})
+        monkeypatch.setattr(os, "statvfs", lambda path: sick)
+
+        with pytest.raises(ServiceError) as refused:
+            await store.check()
+
+        assert reason is refused.value.reason
 
     async def test_survives_reopening(self, store: FileBlobs, tmp_path: Path) -> None:
         """Blobs outlive the process; scratch files do not."""

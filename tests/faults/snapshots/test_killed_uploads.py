@@ -40,12 +40,14 @@ async def persisted(client: Client, upload_id: str) -> int:
 
 async def attempt(client: Client, first: Frame, data: bytes) -> int:
     """Sends from where the service says; the generation, 0 if it was cut."""
-    first.header.write_offset = await persisted(client, first.header.upload_id)
-    rest = chunks(data, first.header.write_offset, PIECE_BYTES)
-    frames = streamed([first, *rest, trailer(data)])
     try:
+        first.header.write_offset = await persisted(client, first.header.upload_id)
+        rest = chunks(data, first.header.write_offset, PIECE_BYTES)
+        frames = streamed([first, *rest, trailer(data)])
         answer = await client.stub.UploadSnapshot(frames, timeout=30)
-    except grpc.aio.AioRpcError:
+    except grpc.aio.AioRpcError as error:
+        if error.code() is not grpc.StatusCode.UNAVAILABLE:
+            raise
         return 0
     return int(answer.snapshot.generation)
 

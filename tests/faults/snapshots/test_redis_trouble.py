@@ -137,6 +137,25 @@ async def test_redis_comes_back_empty(plant: Plant) -> None:
         assert [4, 3, 2, 1] == await generations(client)
 
 
+async def test_redis_comes_back_empty_unnoticed(plant: Plant) -> None:
+    """Whoever starts an agent then is given its head all the same, and only to an
+    epoch that is not behind."""
+    plant.process.start()
+    async with plant.client() as client:
+        await client.advance(epoch=3)
+        await save(client, 0, epoch=3)
+        kept = (await client.get()).snapshot
+        plant.valkey.flush()
+
+        late = await refusal(client.advance(epoch=2))
+        answer = await client.advance(epoch=4)
+        await save(client, 1, epoch=4)
+
+        assert "LEASE_FENCED" == late.reason.name
+        assert kept == answer.head
+        assert [2, 1] == await generations(client)
+
+
 async def test_redis_comes_back_older(plant: Plant) -> None:
     """A Redis restored from a copy knows less than the blob store: the first save
     notices, nothing that was acknowledged is overwritten, and saving goes on."""

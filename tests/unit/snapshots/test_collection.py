@@ -129,6 +129,23 @@ async def test_a_commit_in_mid_round_is_safe(plant: Plant) -> None:
     assert plant.has(part)
 
 
+async def test_strays_are_passed_over(plant: Plant) -> None:
+    """What an operator left in the folders is neither read nor removed."""
+    await plant.commit(snapshot(1))
+    strays = [
+        f"{records.agent_folder(TOWN)}/.DS_Store",
+        f"{records.segment_folder(TOWN)}/README",
+        f"{records.segment_folder(TOWN)}/ab/notes.txt",
+        f"{records.record_folder(NAME)}/notes.txt",
+    ]
+    for key in strays:
+        plant.blobs.blobs[key] = b"stray"
+
+    assert 0 == await plant.collect()
+
+    assert set(strays) <= set(plant.blobs.blobs)
+
+
 async def test_an_unreadable_record_ends_the_round(plant: Plant) -> None:
     """What a damaged record names is unknown, so nothing of its town is removed."""
     await plant.commit(snapshot(1))
