@@ -174,7 +174,8 @@ def start(
     request = supervisor_pb2.StartAgentRequest(
         name=str(name), spec=spec, request_id=str(uuid.uuid4())
     )
-    answer = session.supervisor_of(name).StartAgent(request, timeout=START_S)
+    with session.out.working(f"starting {name.agent}"):
+        answer = session.supervisor_of(name).StartAgent(request, timeout=START_S)
     _tell_run(session, answer.run)
 
 
@@ -194,7 +195,9 @@ def stop(
         name=str(name),
         grace=Duration(seconds=int(grace_s), nanos=int(grace_s % 1 * 1e9)),
     )
-    answer = session.supervisor_of(name).StopAgent(request, timeout=grace_s + SAVE_S)
+    limit_s = grace_s + SAVE_S
+    with session.out.working(f"stopping and saving {name.agent}"):
+        answer = session.supervisor_of(name).StopAgent(request, timeout=limit_s)
     _tell_run(session, answer.run)
 
 
@@ -207,7 +210,8 @@ def save(session: Session, agent: AgentId) -> None:
     """
     name = session.agent(agent)
     request = supervisor_pb2.SaveAgentRequest(name=str(name))
-    answer = session.supervisor_of(name).SaveAgent(request, timeout=SAVE_S)
+    with session.out.working(f"saving {name.agent}"):
+        answer = session.supervisor_of(name).SaveAgent(request, timeout=SAVE_S)
     if session.out.as_json:
         session.out.json(plain(answer))
     elif answer.generation:
@@ -236,19 +240,21 @@ def model(
     request = supervisor_pb2.UpdateAgentModelRequest(
         name=str(name), model=model, small_model=small_model
     )
-    answer = session.supervisor_of(name).UpdateAgentModel(request, timeout=START_S)
+    with session.out.working(f"changing the model of {name.agent}"):
+        stub = session.supervisor_of(name)
+        answer = stub.UpdateAgentModel(request, timeout=START_S)
     _tell_run(session, answer.run)
 
 
 def _run_of(session: Session, record: resources_pb2.Agent) -> Run | None:
-    """The run, as its holder tells; None when that one does not know it (yet)."""
+    """The run, as its holder tells; None when that one does not know it, or is gone."""
     request = supervisor_pb2.GetRunRequest(name=record.name)
     try:
         with rpc_errors():
             stub = session.supervisor_of(session.agent(record.name))
             return stub.GetRun(request).run
     except ServiceError as error:
-        if error.reason is Reason.RUN_NOT_FOUND:
+        if error.reason in (Reason.RUN_NOT_FOUND, Reason.SERVICE_UNAVAILABLE):
             return None
         raise
 

@@ -22,6 +22,7 @@ from services.chassis.access import Kind
 from services.chassis.channels import StaticToken, open_sync_channel
 from services.chassis.errors import Code, Reason, ServiceError, rpc_errors
 from services.chassis.names import AgentName, TownName
+from services.chassis.parsers import address
 from services.chassis.settings import SettingsError, load
 from services.chassis.tls import TlsSettings
 from services.cli.layout import DEFAULT, DataDir, Endpoints
@@ -106,18 +107,20 @@ class Session:
         answer = self.registry().ResolveAgent(request)
         return SupervisorServiceStub(self._channel(answer.instance.address))
 
-    def _channel(self, address: str) -> grpc.Channel:
+    def _channel(self, target: str) -> grpc.Channel:
         try:
             tls = load(TlsSettings, os.environ)
         except SettingsError as error:
             raise Problem(str(error), Exit.USAGE) from error
-        channel = open_sync_channel(address, StaticToken(self._token()), tls=tls)
+        channel = open_sync_channel(target, StaticToken(self._token()), tls=tls)
         self._stack.callback(channel.close)
         return channel
 
     def _address(self, service: str) -> str:
         given: str | None = getattr(self.options, service)
-        found = given or getattr(self._endpoints(), service, None)
+        if given:
+            return _address(given, service)
+        found = getattr(self._endpoints(), service, None)
         if found is None:
             data = DataDir.at(self.options.data_dir)
             raise Problem(
@@ -140,6 +143,15 @@ class Session:
 
     def _endpoints(self) -> Endpoints | None:
         return DataDir.at(self.options.data_dir).endpoints()
+
+
+def _address(given: str, service: str) -> str:
+    try:
+        return address(given)
+    except ValueError as error:
+        raise Problem(
+            f"cannot use --{service} {given!r}: it {error}", Exit.USAGE
+        ) from error
 
 
 def checked(make: Callable[[], T]) -> T:

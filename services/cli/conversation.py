@@ -60,7 +60,10 @@ def message(
         model=model,
     )
     accepted = session.registry().EnqueueMessage(request).message
-    settled = _settled(session, accepted, limit_s) if wait else accepted
+    settled = accepted
+    if wait:
+        with session.out.working(f"{name.agent} is at it"):
+            settled = _settled(session, accepted, limit_s)
     if session.out.as_json:
         session.out.json(plain(settled))
         return

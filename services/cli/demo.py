@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import signal
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -19,6 +20,7 @@ from services.cli.layout import DataDir
 from services.cli.problems import Exit, Problem
 
 if TYPE_CHECKING:
+    from services.cli.demo_story import Outcome
     from services.cli.narrator import Narrator
 
 # OpenAI's own form of API, as these providers speak it.
@@ -61,6 +63,10 @@ def demo(
         str | None,
         typer.Option(help="Where its OpenAI-like API answers, if that is unknown."),
     ] = None,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print the outcome as JSON, the story beside."),
+    ] = False,
 ) -> None:
     """See a real Kilo agent survive the death of its container.
 
@@ -73,14 +79,19 @@ def demo(
 
     Example: townkeeper demo --model anthropic/claude-sonnet-4-5
     """
+    from rich.console import Console
+
     from services.cli.narrator import Narrator
 
     real = real_model(model, base_url, os.environ)
-    tell = Narrator()
+    tell = Narrator(Console(stderr=as_json, highlight=False, soft_wrap=True))
     with _folder(data_dir, keep, tell) as root:
-        wrong = asyncio.run(_cancellable(DataDir.at(root), real, tell))
-    if wrong:
-        raise Problem(f"cannot call this a success: {'; '.join(wrong)}", Exit.FAILED)
+        outcome = asyncio.run(_cancellable(DataDir.at(root), real, tell))
+    if as_json:
+        typer.echo(json.dumps(asdict(outcome)))
+    if outcome.wrong:
+        said = "; ".join(outcome.wrong)
+        raise Problem(f"cannot call this a success: {said}", Exit.FAILED)
 
 
 def real_model(
@@ -133,7 +144,7 @@ def _folder(given: Path | None, keep: bool, tell: Narrator) -> Iterator[Path]:
 
 async def _cancellable(
     data: DataDir, real: RealModel | None, tell: Narrator
-) -> list[str]:
+) -> Outcome:
     """The demo; SIGTERM ends it as Ctrl-C does, with everything cleaned up."""
     from services.cli.demo_stage import perform
 

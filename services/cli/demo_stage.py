@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Final
 from services.chassis.access import Kind
 from services.cli import runtimes
 from services.cli.demo_client import TownClient
-from services.cli.demo_story import Model, Story
+from services.cli.demo_story import Model, Outcome, Story
 from services.cli.embedded import Embedded, running
 from services.cli.layout import DataDir, Marking
 from services.cli.narrator import Narrator
-from services.cli.programs import ENVIRONMENT, Addresses
+from services.cli.programs import Addresses
+from services.cli.settings import embedded_settings
 from services.cli.stand_in_model import MODEL, StandInModel
 from services.cli.tokens import mint_from
 
@@ -29,27 +30,29 @@ TOKEN_TTL_S: Final = 3600.0
 _FREE: Final = Addresses("127.0.0.1", 0, 0, 0, 0)
 
 
-async def perform(data: DataDir, real: RealModel | None, tell: Narrator) -> list[str]:
-    """Tells the story once; returns what did not hold."""
+async def perform(data: DataDir, real: RealModel | None, tell: Narrator) -> Outcome:
+    """Tells the story once; what came of it."""
+    settings = embedded_settings(os.environ)
     tell.title("Townkeeper: kill the container; the agent does not notice.")
     async with AsyncExitStack() as stack:
-        await _install(tell)
+        await _install(settings.kilo, tell)
         model = await stack.enter_async_context(_model(real))
         with tell.step("starting the plane") as progress:
-            plane = running(data, Marking(TOWN, ENVIRONMENT), _FREE, progress)
+            marking = Marking(TOWN, settings.environment)
+            plane = running(data, marking, _FREE, progress)
             embedded = await stack.enter_async_context(plane)
             progress(f"the plane serves {embedded.endpoints.http}")
         client = _client(embedded)
         stack.push_async_callback(client.aclose)
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="townkeeper-"))
         story = Story(embedded, client, model, tell)
-        await story.run(Path(folder))
-    return story.wrong
+        outcome = await story.run(Path(folder))
+    return outcome
 
 
-async def _install(tell: Narrator) -> None:
+async def _install(given: Path | None, tell: Narrator) -> None:
     with tell.step("installing Kilo") as progress:
-        if given := os.environ.get("TOWNKEEPER_KILO_BIN"):
+        if given is not None:
             progress(f"using {given}")
             return
         await asyncio.to_thread(runtimes.install_kilo, progress=progress)

@@ -7,7 +7,7 @@ import json
 import secrets
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -63,8 +63,20 @@ _ABOUT_MODEL: Final[dict[str, Any]] = {
 }
 
 
+@dataclass(slots=True)
+class Outcome:
+    """What came of one telling; `wrong` collects what did not hold."""
+
+    session_id: str = ""
+    messages: int = 0
+    killed_processes: int = 0
+    seconds_to_back: float = 0.0
+    seconds_in_all: float = 0.0
+    wrong: list[str] = field(default_factory=list)
+
+
 class Story:
-    """One telling of it; `wrong` collects what did not hold."""
+    """One telling of it."""
 
     def __init__(
         self, embedded: Embedded, client: TownClient, model: Model, tell: Narrator
@@ -74,10 +86,11 @@ class Story:
         self._model = model
         self._tell = tell
         self._word = f"heron-{secrets.randbelow(9000) + 1000}"
-        self.wrong: list[str] = []
+        self.outcome = Outcome()
 
-    async def run(self, folder: Path) -> None:
+    async def run(self, folder: Path) -> Outcome:
         """The whole story; exports are put into the folder."""
+        outcome = self.outcome
         begun = time.monotonic()
         session_id = await self._start()
         await self._converse()
@@ -96,9 +109,15 @@ class Story:
         after = await self._export(folder / "after.db", status["sessionId"])
         self._compare(before, after)
         await self._remember(before)
-        total_s = time.monotonic() - begun
+        outcome.session_id, outcome.messages = session_id, len(before.messages)
+        outcome.seconds_to_back = round(back_s, 1)
+        outcome.seconds_in_all = round(time.monotonic() - begun, 1)
         self._tell.gap()
-        self._tell.note(f"time to back: {back_s:.1f} s, whole story: {total_s:.1f} s")
+        self._tell.note(
+            f"time to back: {outcome.seconds_to_back} s, "
+            f"whole story: {outcome.seconds_in_all} s"
+        )
+        return outcome
 
     async def _start(self) -> str:
         with self._tell.step("starting the mayor, a real Kilo") as progress:
@@ -140,6 +159,7 @@ class Story:
             killed = await self._embedded.plane.kill_one("supervisor")
             if alive := [one.pid for one in killed if one.alive]:
                 raise Problem(f"cannot kill {alive}: look at them with ps")
+            self.outcome.killed_processes = len(killed)
             container = self._embedded.data.container
             await asyncio.to_thread(shutil.rmtree, container)
             container.mkdir(mode=0o700)
@@ -188,5 +208,5 @@ class Story:
         if holds:
             self._tell.fact(fact)
         else:
-            self.wrong.append(otherwise or f"not so: {fact}")
-            self._tell.wrong(self.wrong[-1])
+            self.outcome.wrong.append(otherwise or f"not so: {fact}")
+            self._tell.wrong(self.outcome.wrong[-1])

@@ -16,11 +16,8 @@ from services.cli.layout import DataDir, Endpoints, Marking
 from services.cli.ownership import Lock, Record
 from services.cli.plane import Plane
 from services.cli.problems import Problem
-from services.cli.programs import (
-    CONTAINER_TOKEN_TTL_S,
-    Addresses,
-    make_programs,
-)
+from services.cli.programs import CONTAINER_TOKEN_TTL_S, Addresses, make_programs
+from services.cli.settings import embedded_settings
 
 Notice = Callable[[str], None]
 
@@ -74,10 +71,11 @@ async def _claim(
             await lock.take(notice)
             await asyncio.to_thread(_end_leftovers, data, notice)
         chosen = addresses.chosen()
-        data.create(marking)
         if not lock.held:
+            data.plane.mkdir(mode=0o700, parents=True, exist_ok=True)
             await lock.take(notice)
             data.check_marking(marking)
+        data.create(marking)
     except OSError as error:
         raise Problem(
             f"cannot use {data.root} as data directory ({error.strerror or error}): "
@@ -111,7 +109,15 @@ def _make_plane(
     def container_token() -> str:
         return ring.mint(Kind.CONTAINER, town=marking.town, ttl_s=CONTAINER_TOKEN_TTL_S)
 
-    programs = make_programs(data, addresses, marking, record.mark, container_token)
+    settings = embedded_settings(os.environ)
+    programs = make_programs(
+        data,
+        addresses,
+        marking,
+        record.mark,
+        container_token,
+        settings.exec_programs,
+    )
     return Plane(programs, record, notice)
 
 

@@ -133,19 +133,10 @@ class DataDir:
     def create(self, marking: Marking) -> None:
         """Makes what is missing, for the owner only."""
         folders = (self.container, self.keys, self.blobs, self.valkey, self.logs)
-        try:
-            for folder in (self.root, self.plane, *folders):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not self._version.exists():
-                write_json(self._version, asdict(marking))
-        except OSError as error:
-            raise self._unusable(error) from error
-
-    def _unusable(self, error: OSError) -> Problem:
-        return Problem(
-            f"cannot use {self.root} as data directory ({error.strerror}): "
-            "choose another --data-dir"
-        )
+        for folder in (self.root, self.plane, *folders):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not self._version.exists():
+            write_json(self._version, asdict(marking))
 
     def publish(self, endpoints: Endpoints) -> None:
         """Tells the other commands where the plane answers."""

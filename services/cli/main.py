@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Final
 
@@ -40,6 +41,7 @@ def run(arguments: list[str]) -> int:
     """Runs one command; every failure is one line on stderr and an exit code."""
     try:
         code = app(arguments, prog_name="townkeeper", standalone_mode=False)
+        sys.stdout.flush()
     except typer.TyperException as error:
         return _usage(error)
     except (typer.Abort, KeyboardInterrupt):
@@ -47,6 +49,8 @@ def run(arguments: list[str]) -> int:
     except Problem as problem:
         return _failed(str(problem), problem.code, problem.detail)
     except BrokenPipeError:
+        # The reader has seen enough; the interpreter's own flush must not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.FAILED
     return code if isinstance(code, int) else Exit.DONE
 

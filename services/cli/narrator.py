@@ -20,8 +20,8 @@ Progress = Callable[[str], None]
 class Narrator:
     """Steps, each with the time it took; lines said; a verdict."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(highlight=False, soft_wrap=True)
+    def __init__(self, console: Console) -> None:
+        self._console = console
 
     def title(self, text: str) -> None:
         self._console.print(f"\n{text}\n", style="bold", markup=False)

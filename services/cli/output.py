@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +14,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
+from rich.console import Console
 
 _WIDE = frozenset(
     {
@@ -51,6 +53,13 @@ class Output:
         width = max(map(len, shown), default=0)
         for key, value in shown.items():
             typer.echo(f"{key.ljust(width)}  {value}")
+
+    @contextlib.contextmanager
+    def working(self, text: str) -> Iterator[None]:
+        """Shows on a terminal that something long is under way."""
+        console = Console(stderr=True)
+        with console.status(text) if console.is_terminal else contextlib.nullcontext():
+            yield
 
     def line(self, text: str) -> None:
         typer.echo(text)

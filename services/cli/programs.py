@@ -17,8 +17,6 @@ from services.cli.ownership import MARK_VARIABLE, stop_limit_s
 from services.cli.problems import Problem
 
 INSTANCE: Final = "embedded"
-# Marks the stores of every `up`, unless TOWNKEEPER_ENVIRONMENT says otherwise.
-ENVIRONMENT: Final = "embedded"
 # A token that is minted at each start of the supervisor; it must outlive that.
 CONTAINER_TOKEN_TTL_S: Final = 365 * 24 * 3600.0
 # What of our own environment would contradict what `up` decides.
@@ -81,7 +79,7 @@ class Addresses:
             raise Problem(
                 f"cannot listen on {self.at(port)} "
                 f"({getattr(error, 'strerror', None) or error}): "
-                f"choose another {option}, or end what uses it"
+                f"choose another {option} or --host, or end what uses it"
             ) from error
         return int(one.getsockname()[1])
 
@@ -101,6 +99,7 @@ def make_programs(
     marking: Marking,
     mark: str,
     container_token: Callable[[], str],
+    exec_programs: str = "any",
 ) -> dict[str, Program]:
     """Valkey and the four services, told about each other."""
     socket_path = embedded_valkey.socket_path(data)
@@ -118,7 +117,7 @@ def make_programs(
         "TOWNKEEPER_SUPERVISOR_ADDR": addresses.to_call(addresses.supervisor),
         "TOWNKEEPER_DATA_DIR": str(data.container),
         "TOWNKEEPER_INSTANCE": INSTANCE,
-        "TOWNKEEPER_EXEC": os.environ.get("TOWNKEEPER_EXEC", "any"),
+        "TOWNKEEPER_EXEC": exec_programs,
         "GASTOWN_TOWN_ID": marking.town,
     }
     listen = {

@@ -122,7 +122,8 @@ def export(
         name=str(name), content=snapshots_pb2.DownloadSnapshotRequest.CONTENT_FILE
     )
     frames = session.snapshots().DownloadSnapshot(request)
-    size_bytes = write_file(frames, file, force=force)
+    with session.out.working(f"writing {file}"):
+        size_bytes = write_file(frames, file, force=force)
     if session.out.as_json:
         session.out.json({"file": str(file), "sizeBytes": size_bytes})
     else:
@@ -147,7 +148,8 @@ def restore(
         name=str(_name(agent_name, generation))
     )
     stub = session.supervisor_of(agent_name)
-    answer = stub.RestoreAgent(request, timeout=RESTORE_S)
+    with session.out.working(f"restoring generation {generation}"):
+        answer = stub.RestoreAgent(request, timeout=RESTORE_S)
     if session.out.as_json:
         session.out.json(plain(answer))
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -30,6 +31,7 @@ def mint(
     data_dir: Annotated[
         Path, typer.Option(help="The directory of `townkeeper up`.")
     ] = DEFAULT,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Mint a token and print it, and nothing else.
 
@@ -41,9 +43,8 @@ def mint(
     ttl_s = seconds(ttl, "--ttl")
     _check_combination(kind, rig, agent, user)
     data = DataDir.at(data_dir)
-    typer.echo(
-        mint_from(data, kind, town, rig=rig, agent=agent, user=user, ttl_s=ttl_s)
-    )
+    token = mint_from(data, kind, town, rig=rig, agent=agent, user=user, ttl_s=ttl_s)
+    typer.echo(json.dumps({"token": token, "ttlSeconds": ttl_s}) if as_json else token)
 
 
 def mint_from(

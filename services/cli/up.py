@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 from asyncio import Future
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from services.cli.embedded import running
-from services.cli.layout import DEFAULT, DataDir, Marking
+from services.cli.layout import DEFAULT, DataDir, Endpoints, Marking
 from services.cli.plane import Plane
 from services.cli.problems import Exit, Problem
-from services.cli.programs import ENVIRONMENT, Addresses
+from services.cli.programs import Addresses
+from services.cli.settings import embedded_settings
 
 
 def up(
@@ -29,6 +33,9 @@ def up(
     registry_port: Annotated[int, typer.Option(min=0, max=65535)] = 50051,
     snapshots_port: Annotated[int, typer.Option(min=0, max=65535)] = 50052,
     supervisor_port: Annotated[int, typer.Option(min=0, max=65535)] = 50053,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print all addresses as JSON when ready.")
+    ] = False,
 ) -> None:
     """Run a whole town on this machine: Valkey and the four services.
 
@@ -39,13 +46,16 @@ def up(
     Example: townkeeper up --data-dir ./data --town dev
     """
     data = DataDir.at(data_dir)
-    marking = Marking(
-        town_id(town), os.environ.get("TOWNKEEPER_ENVIRONMENT", ENVIRONMENT)
-    )
+    marking = Marking(town_id(town), embedded_settings(os.environ).environment)
     addresses = Addresses(
         host, http_port, registry_port, snapshots_port, supervisor_port
     )
-    asyncio.run(_serve(data, marking, addresses))
+
+    def ready(endpoints: Endpoints) -> None:
+        plain = f"ready {endpoints.http}"
+        typer.echo(json.dumps(asdict(endpoints)) if as_json else plain)
+
+    asyncio.run(_serve(data, marking, addresses, ready))
 
 
 def town_id(text: str) -> str:
@@ -59,14 +69,19 @@ def town_id(text: str) -> str:
         raise Problem(error.message, Exit.USAGE) from error
 
 
-async def _serve(data: DataDir, marking: Marking, addresses: Addresses) -> None:
+async def _serve(
+    data: DataDir,
+    marking: Marking,
+    addresses: Addresses,
+    ready: Callable[[Endpoints], None],
+) -> None:
     """The first signal ends all in order, at any time; a second one kills."""
     stop, planes = asyncio.Event(), list[Plane]()
 
     async def serve() -> None:
         async with running(data, marking, addresses, notice) as embedded:
             planes.append(embedded.plane)
-            typer.echo(f"ready {embedded.endpoints.http}")
+            ready(embedded.endpoints)
             await _first(stop, embedded.plane.failed)
             notice("stopping: agents are saved first")
 

@@ -11,6 +11,7 @@ import pytest
 from services.chassis.settings import Variable, variables
 from services.cli.connection import _CONNECTION
 from services.cli.problems import Exit
+from services.cli.settings import EmbeddedSettings
 from tests.support.documents import ROOT
 
 pytestmark = pytest.mark.docs
@@ -80,6 +81,7 @@ def test_the_command_lines_own_variables_are_there() -> None:
     """What an option can be set by is documented with the others."""
     options = [one.annotation.__metadata__[0] for one in _CONNECTION]
     named = {option.envvar for option in options if option.envvar}
+    named |= {variable.name for variable in variables(EmbeddedSettings)}
 
     assert set() == {name for name in named if f"`{name}`" not in TEXT}
 

@@ -121,7 +121,7 @@ def test_every_call_has_its_command_on_the_grpcurl_page() -> None:
     [
         pytest.param(["nonsense"], id="no such command"),
         pytest.param(["agents", "start", "--nonsense"], id="no such option"),
-        pytest.param(["up", "--json"], id="an option of others"),
+        pytest.param(["up", "--force"], id="an option of others"),
     ],
 )
 def test_a_command_that_does_not_exist_is_noticed(words: list[str]) -> None:

@@ -75,3 +75,11 @@ def test_what_is_missing_is_named(
     assert code == run([*LIST, f"--data-dir={tmp_path}", *options])
 
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", ["nonsense", "h:0", "h:99999", ":1", "http://h:1"])
+def test_an_address_that_cannot_be_one_is_usage(capsys: Capture, given: str) -> None:
+    """An address that was mistyped is said so, not tried for ten seconds."""
+    assert 2 == run([*LIST, f"--registry={given}", "--town=t", "--token=t"])
+
+    assert f"cannot use --registry {given!r}" in capsys.readouterr().err
