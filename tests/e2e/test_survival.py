@@ -1,6 +1,7 @@
 """What was acknowledged is there after everything died, with or without its disk."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +123,33 @@ def test_a_container_dies_alone(plane: PlaneProcess, tmp_path: Path) -> None:
     after = plane.wait_running(AGENT)
     assert (before.epoch + 1, True) == (after.epoch, after.resumed)
     assert {"m1": "one"} == notes_agent.notes(plane, AGENT, tmp_path / "notes.db")
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param(lambda plane: plane.stop(), id="stopped"),
+        pytest.param(lambda plane: plane.kill_up(), id="only up killed"),
+        pytest.param(lambda plane: plane.kill_everything(), id="power off"),
+    ],
+)
+def test_started_again_it_carries_on(
+    plane: PlaneProcess, tmp_path: Path, end: Callable[[PlaneProcess], object]
+) -> None:
+    """However `up` ended, on the same directory its agents run again, one process
+    each, and nothing is noted twice."""
+    notes_agent.start(plane, AGENT)
+    say(plane, "m1", "one")
+    plane.wait_settled(AGENT, "m1")
+    before = plane.processes()
+
+    end(plane)
+    plane.start()
+    plane.wait_running(AGENT)
+    say(plane, "m2", "two")
+    plane.wait_settled(AGENT, "m2")
+
+    assert {"m1": "one", "m2": "two"} == notes_agent.notes(
+        plane, AGENT, tmp_path / "notes.db"
+    )
+    assert [] == [one for one in before if one.alive]
