@@ -86,7 +86,7 @@ class Delivery:
         while True:
             try:
                 if prompt is not None:
-                    await self._turn(prompt, Mode.ADD)
+                    await self._give(prompt)
                     prompt = None
                 await self._empty_inbox()
                 failures = 0
@@ -101,8 +101,6 @@ class Delivery:
                     error=error.message,
                     failures=failures,
                 )
-                # A prompt that failed may be stored: never send it twice.
-                prompt = None
                 await asyncio.sleep(backoff_s(failures))
 
     async def _empty_inbox(self) -> None:
@@ -117,14 +115,9 @@ class Delivery:
             return
 
     async def _deliver(self, message: InboxMessage) -> None:
-        outcome = Outcome.DELIVERED
-        match decide(await self._handle.find_message(message.id)):
-            case Deliver(mode):
-                if message.model:
-                    await self._handle.set_model(message.model)
-                await self._turn(Message(message.id, message.text), mode)
-            case Settle(settled):
-                outcome = settled
+        if message.model:
+            await self._handle.set_model(message.model)
+        outcome = await self._give(Message(message.id, message.text))
         generation = await self._save()
         await self._inbox.acknowledge(
             self._name,
@@ -134,6 +127,15 @@ class Delivery:
             outcome=outcome,
         )
         self._on_settled(message.id, outcome)
+
+    async def _give(self, message: Message) -> Outcome:
+        """Sees to it that the session has the message and its turn, once."""
+        match decide(await self._handle.find_message(message.id)):
+            case Deliver(mode):
+                await self._turn(message, mode)
+                return Outcome.DELIVERED
+            case Settle(outcome):
+                return outcome
 
     async def _turn(self, message: Message, mode: Mode) -> TurnEnd:
         turn: asyncio.Future[TurnEnd] = asyncio.get_running_loop().create_future()

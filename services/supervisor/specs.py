@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from services.chassis.names import AgentName
 from services.supervisor.runtime import RunSpec
@@ -25,6 +26,20 @@ class Resume(StrEnum):
     DEFAULT = ""
     LATEST = "latest"
     FRESH = "fresh"
+
+
+# What a caller may not set: it would move the agent's files, load code into it, or
+# speak for the supervisor. Stored entries of older containers hold such keys; they
+# are kept, never used.
+_RESERVED: Final = frozenset({"HOME", "TMPDIR", "KILO_DB"})
+_RESERVED_PREFIXES: Final = ("XDG_", "LD_", "TOWNKEEPER_", "GASTOWN_")
+
+
+def usable(variable: str, value: str) -> bool:
+    """Whether an agent's process may be given this variable of its spec."""
+    reserved = variable in _RESERVED or variable.startswith(_RESERVED_PREFIXES)
+    sound = variable and "=" not in variable and "\0" not in variable + value
+    return bool(sound) and not reserved
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +74,14 @@ class AgentSpec:
     @property
     def run_spec(self) -> RunSpec:
         """What the runtime is told."""
+        env = {k: v for k, v in self.env_vars.items() if usable(k, v)}
         return RunSpec(
             runtime=self.runtime,
             name=self.display_name,
             model=self.model,
             small_model=self.small_model,
             system_prompt=self.system_prompt,
-            env_vars=self.env_vars,
+            env_vars=env,
             command=self.command,
             database=self.database,
         )

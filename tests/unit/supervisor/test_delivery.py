@@ -24,6 +24,7 @@ class Stage:
     stored: dict[str, Stored] = field(default_factory=dict)
     happened: list[str] = field(default_factory=list)
     refuse: list[ServiceError] = field(default_factory=list)
+    unreachable: list[ServiceError] = field(default_factory=list)
     silent: bool = False  # turns do not close by themselves
     generation: int = 0
     settled: asyncio.Event = field(default_factory=asyncio.Event)
@@ -54,6 +55,8 @@ class Stage:
         self.happened.append(f"model {model}")
 
     async def deliver(self, message: Message, mode: Mode = Mode.ADD) -> None:
+        if self.unreachable:
+            raise self.unreachable.pop(0)
         self.happened.append(f"{mode} {message.id}")
         if not self.silent:
             self.stored[message.id] = Stored.ANSWERED
@@ -129,6 +132,17 @@ async def test_the_prompt_comes_first() -> None:
         await asyncio.wait_for(stage.settled.wait(), 5)
 
     assert "add prompt" == stage.happened[0]
+
+
+async def test_a_prompt_that_failed_is_given_again_once() -> None:
+    """A runtime that is away for a moment costs neither the prompt nor a second one."""
+    away = ServiceError(Reason.RUNTIME_UNREACHABLE, "cannot reach the runtime: wait")
+    stage = Stage(messages("1"), unreachable=[away])
+
+    async with delivering(stage, Message("prompt", "begin")):
+        await asyncio.wait_for(stage.settled.wait(), 10)
+
+    assert ["add prompt", "add 1"] == [h for h in stage.happened if h[:3] == "add"]
 
 
 async def test_a_lost_acknowledgement_is_repeated_without_a_second_turn() -> None:
