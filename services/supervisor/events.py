@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -93,7 +93,7 @@ class EventLog:
             key=lambda event: event.sequence,
         )
 
-    async def watch(self, token: str, agent: str | None) -> AsyncIterator[Event]:
+    async def watch(self, token: str, agent: str | None) -> AsyncGenerator[Event, None]:
         """Kept events, then new ones, without gap or duplicate."""
         after = self.after(token, agent)
         watcher = _Watcher(agent)
