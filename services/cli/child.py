@@ -20,7 +20,8 @@ TAIL_LINES: Final = 12
 _READY: Final = re.compile(rb"^ready (\S+)")
 # One line of a child's standard output; a longer one is cut, not waited for.
 _LINE_BYTES_MAX: Final = 64 * 1024
-_PIPE_END_S: Final = 2.0
+# Part of how long a restart takes: what was said is in the pipe already.
+_PIPE_END_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)

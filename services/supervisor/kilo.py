@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
@@ -20,6 +19,7 @@ from services.supervisor.kilo_env import (
     private_folders,
 )
 from services.supervisor.kilo_handle import KiloHandle
+from services.supervisor.kilo_version import find_version
 from services.supervisor.meter import Meter
 from services.supervisor.paths import beneath, empty_folder
 from services.supervisor.runtime import (
@@ -31,7 +31,6 @@ from services.supervisor.runtime import (
 )
 
 START_S = 120.0  # 5 s alone; many at once on a small machine take their turns
-VERSION_S = 30.0
 PROBE_PAUSE_S = 0.1
 DATABASE = ".local/share/kilo/kilo.db"
 SEEN_BYTES_MAX = 32 * 1024
@@ -51,11 +50,11 @@ class KiloRuntime:
         self._versions: dict[tuple[Path, int], str] = {}
 
     async def version(self, launch: Launch) -> str:
-        """Asked from the executable once for each file that it ever was."""
+        """Found out once for each file that the executable ever was."""
         program = self._find()
-        key = (program, program.stat().st_mtime_ns)
+        key = (program.resolve(), program.stat().st_mtime_ns)
         if key not in self._versions:
-            self._versions[key] = await _ask_version(program)
+            self._versions[key] = await find_version(program)
         return self._versions[key]
 
     def database_path(self, launch: Launch) -> Path:
@@ -78,24 +77,6 @@ class KiloRuntime:
             if isinstance(error, TimeoutError | ServiceError):
                 raise start.failure(error) from error
             raise
-
-
-async def _ask_version(program: Path) -> str:
-    """Runs it in a folder of its own: it writes wherever it is."""
-    with tempfile.TemporaryDirectory(prefix="townkeeper-") as folder:
-        places = {"HOME": folder, "TMPDIR": folder}
-        command = spawn.Command((str(program), "--version"), Path(folder), places)
-        try:
-            answer = await spawn.run(command, VERSION_S)
-        except TimeoutError:
-            answer = spawn.Finished(1, "", f"no answer in {VERSION_S:.0f} s")
-    lines = answer.stdout.split()
-    if answer.code != 0 or not lines:
-        raise ServiceError(
-            Reason.START_FAILED,
-            f"cannot ask {program} for its version: {answer.stderr[-300:]}",
-        )
-    return lines[-1]
 
 
 class _Start:

@@ -321,7 +321,7 @@ class TestStart:
         assert "file is not a database" in failed.value.message
         assert [] == marked(town.launch.run)
 
-    async def test_the_version_is_asked_from_the_program(self, town):
+    async def test_the_version_is_the_programs(self, town):
         """Each snapshot carries it."""
         assert "7.7.9" == await town.runtime.version(town.launch)
 
