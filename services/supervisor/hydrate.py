@@ -157,7 +157,7 @@ class Hydrator:
         on it. Returns the generations that could not be used."""
         name, places = claim.name, self.places(claim.name)
         database = saver.database
-        lineage = places.lineage()
+        lineage = _caught_up(places.lineage(), head)
         number = head.number if head is not None else 0
         exists = database is not None and database.exists()
         source = choose(lineage.generation if lineage else None, exists, number)
@@ -258,6 +258,15 @@ class Hydrator:
         )
         places.record(lineage)
         saver.begin(lineage, page_map, generation)
+
+
+def _caught_up(lineage: Lineage | None, head: Generation | None) -> Lineage | None:
+    """The record, also of a supervisor that died between a commit and its answer."""
+    if lineage is None or head is None or not lineage.upload_id:
+        return lineage
+    if lineage.upload_id != head.upload_id:
+        return lineage
+    return replace(lineage, generation=head.number, upload_id="")
 
 
 def _git_author(spec: AgentSpec, name: AgentName) -> dict[str, str]:

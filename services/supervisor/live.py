@@ -69,7 +69,7 @@ class LiveRun:
         run.pid, run.port = handle.pid, handle.port or 0
         run.session_id, run.resumed = handle.session_id or "", handle.resumed
         run.active_at = self._now()
-        self.saver.session_id = run.session_id
+        self.saver.in_session(run.session_id)
         self._delivery = Delivery(
             run.name, run.epoch, handle, inbox, self.saver.save, self._on_settled
         )

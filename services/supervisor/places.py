@@ -22,6 +22,7 @@ class Lineage:
     session_id: str = ""
     runtime: str = ""
     deltas: int = 0  # that the generation reads as, after its base
+    upload_id: str = ""  # of a save of this database that may have landed since
 
 
 @dataclass(frozen=True, slots=True)

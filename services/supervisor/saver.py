@@ -123,6 +123,14 @@ class Saver:
             deltas = len(head.segments) - 1
             self.lineage = replace(lineage, generation=head.number, deltas=deltas)
 
+    def in_session(self, session_id: str) -> None:
+        """Says which session the database holds. Written down at once: whoever goes on
+        from this disk, saved or not, must go on with it."""
+        self.session_id = session_id
+        if session_id != self.lineage.session_id:
+            self.lineage = replace(self.lineage, session_id=session_id)
+            self._places.record(self.lineage)
+
     def rebase(self, parent: int) -> None:
         """The next save is a base on top of `parent`, whatever the database is."""
         self._parent = parent
@@ -240,6 +248,10 @@ class Saver:
                 self._dirty_since_s = None
                 return
             self._flight = flight
+            # Written down first: if we die before the answer, a head with this id is
+            # known to be no stranger's, and the database on disk to be newer.
+            upload_id = flight.segmented.upload_id
+            self._places.record(replace(self.lineage, upload_id=upload_id))
             if self._dirty_since_s is None:
                 self._dirty_since_s = began_s
             if await self._land(flight):

@@ -82,7 +82,13 @@ class FakeHandle:
             self._exit.set_result(ExitReport(code, signal))
 
     def said(self) -> list[str]:
-        return [str(row[0]) for row in self._execute("select id from said order by rowid")]
+        return [
+            str(row[0]) for row in self._execute("select id from said order by rowid")
+        ]
+
+    def write(self, text: str) -> None:
+        """Something that the agent commits by itself, in no turn."""
+        self._execute("insert into said values (?, ?)", text, text)
 
     async def deliver(self, message: Message, mode: Mode = Mode.ADD) -> None:
         self._check()

@@ -10,6 +10,7 @@ import pytest
 from services.chassis.errors import Reason, ServiceError
 from services.supervisor.inbox import InboxMessage, Outcome
 from services.supervisor.run import State
+from services.supervisor.snapshots_client import Segmented
 from services.supervisor.specs import AgentSpec, Resume, Role
 from tests.fakes.registry_client import FakeRegistry
 from tests.fakes.runtime import FakeRuntime
@@ -303,3 +304,51 @@ async def test_a_restore_brings_an_older_generation_back_as_a_new_one(
     assert "m1" not in world.runtime.handle.said()
     assert Outcome.DELIVERED == world.registry.acknowledged[0][1]
     await agent.stop(1.0)
+
+
+async def test_a_save_whose_answer_was_never_heard_is_no_strangers(
+    world: World,
+) -> None:
+    """The supervisor dies between commit and answer: what the agent wrote since is on
+    disk only, and the successor goes on from there."""
+    agent = await world.boot()
+    await agent.start()
+    await until(lambda: bool(world.snapshots.generations))
+    world.snapshots.after = always_lost
+    known = len(world.snapshots.generations)
+    world.runtime.handle.write("first")
+    await until(lambda: len(world.snapshots.generations) > known)
+    world.runtime.handle.write("second")
+
+    successor = await world.boot()
+    world.snapshots.after = lambda segmented: None
+    await successor.start()
+
+    assert ["first", "second"] == world.runtime.handle.said()[-2:]
+    await successor.stop(1.0)
+
+
+async def test_a_session_is_known_before_its_first_save(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the store away since the first start, a crash goes on with the session."""
+    monkeypatch.setattr("services.supervisor.agent.backoff_s", lambda failures: 0.0)
+    world.snapshots.before = always_lost
+    agent = await world.boot()
+    await agent.start()
+    session = world.runtime.handle.session_id
+
+    world.runtime.handle.die(signal=9)
+    await until(lambda: 2 == len(world.runtime.handles))
+    await until(lambda: agent.run is not None and agent.run.state is State.RUNNING)
+    crashed = world.runtime.launches[-1].resume_session
+    successor = await world.boot()
+    await successor.start()
+
+    assert [session] * 2 == [crashed, world.runtime.launches[-1].resume_session]
+    world.snapshots.before = lambda segmented: None
+    await successor.stop(1.0)
+
+
+def always_lost(segmented: Segmented) -> None:
+    raise ServiceError(Reason.STORE_UNAVAILABLE, "cannot hear the answer")
