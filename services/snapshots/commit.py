@@ -22,8 +22,6 @@ from services.snapshots.generations import (
     AgentState,
     Content,
     Snapshot,
-    check_claim,
-    check_match,
     content_with,
 )
 from services.snapshots.pins import Pins
@@ -73,11 +71,14 @@ class Committer:
         self.committed: Callable[[AgentName], None] = _nobody
         self._heavy = asyncio.Semaphore(_HEAVY_AT_ONCE)
 
-    async def commit(self, header: Header, path: Path, trailer: Trailer) -> Snapshot:
-        """The generation that the file became; nothing changed if this raises."""
-        state, _ = await self._catalog.look(header.agent)
-        check_claim(header.agent, state, header.claim)
-        check_match(header.agent, state.head_generation, header.if_generation_match)
+    async def commit(
+        self, header: Header, state: AgentState, path: Path, trailer: Trailer
+    ) -> Snapshot:
+        """The generation that the file became; nothing changed if this raises.
+
+        The state is what the header was checked against. That it still holds is for
+        the catalog to say, in the one step that counts.
+        """
         async with self._turn(trailer.size_bytes), AsyncExitStack() as stack:
             if header.body is Body.FILE:
                 source = self._scratch()

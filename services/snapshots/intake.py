@@ -7,8 +7,9 @@ again by the upload's id, and finds it committed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from services.chassis.errors import Reason, ServiceError
@@ -16,6 +17,7 @@ from services.chassis.names import AgentName
 from services.snapshots.commit import Committer
 from services.snapshots.disk_work import in_thread, to_the_end
 from services.snapshots.generations import (
+    AgentState,
     Snapshot,
     check_claim,
     check_match,
@@ -70,7 +72,7 @@ class Intake:
         check_claim(header.agent, state, header.claim)
         check_match(header.agent, state.head_generation, header.if_generation_match)
         async with self._staging.opened(header) as staged:
-            snapshot = await self._receive(header, staged, frames)
+            snapshot = await self._receive(header, state, staged, frames)
         return snapshot or self.paused(header.agent, header.upload_id)
 
     def paused(self, agent: AgentName, upload_id: str) -> PausedUpload:
@@ -108,7 +110,11 @@ class Intake:
         return await self._committer.acknowledge(snapshot)
 
     async def _receive(
-        self, header: Header, staged: Staged, frames: AsyncIterator[Frame]
+        self,
+        header: Header,
+        state: AgentState,
+        staged: Staged,
+        frames: AsyncIterator[Frame],
     ) -> Snapshot | None:
         upload = Upload(self._size_bytes_max)
         try:
@@ -123,26 +129,29 @@ class Intake:
                         await in_thread(staged.take, upload, frame)
                     case Trailer():
                         upload.finish(frame, staged.digest.digest())
-                        return await self._commit(header, staged, upload, frame)
+                        commit = partial(
+                            self._committer.commit, header, state, staged.path, frame
+                        )
+                        return await self._finish(upload, commit)
                     case _:
                         raise upload.repeat_header()
             return None
         finally:
             staged.discarded = upload.state in (State.DISCARDED, State.COMMITTED)
 
-    async def _commit(
-        self, header: Header, staged: Staged, upload: Upload, trailer: Trailer
+    async def _finish(
+        self, upload: Upload, commit: Callable[[], Coroutine[None, None, Snapshot]]
     ) -> Snapshot:
-        async def commit() -> Snapshot:
+        async def settled() -> Snapshot:
             try:
-                snapshot = await self._committer.commit(header, staged.path, trailer)
+                snapshot = await commit()
             except ServiceError as error:
                 upload.settle(error.reason)
                 raise
             upload.settle(None)
             return snapshot
 
-        task = asyncio.create_task(commit(), name="commit")
+        task = asyncio.create_task(settled(), name="commit")
         self._commits.add(task)
         task.add_done_callback(self._commits.discard)
         return await to_the_end(task)
