@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from services.chassis.errors import Reason, ServiceError, rpc_errors
+from services.chassis.errors import Reason
 from services.cli.runtimes import install_kilo
 from services.cli.stand_in_model import StandInModel
 from tests.support.container import Container
@@ -21,8 +21,6 @@ from tests.support.kilo_session import DATABASE as DATABASE_OF_KILO
 from tests.support.plane import PlaneProcess
 from tests.support.slow_proxy import SlowProxy
 from tests.support.town import DATABASE, Town
-from tests.support.waiting import wait_until_sync
-from townkeeper.supervisor.v1 import supervisor_pb2
 
 pytestmark = pytest.mark.faults
 
@@ -115,31 +113,13 @@ def test_a_start_elsewhere_waits_for_the_save_of_the_stop(
             proxy.delay_s = DELAY_S
             stopping = pool.submit(town.stop, "a")
             town.wait_status("a", "stopping")
-            refusals = start_when_free(other, town.path_of("a"))
+            refusals = other.start_when_free("a")
             assert 200 == stopping.result(60).status_code
 
             live = read_diary(other.home("a") / DATABASE)
 
     assert {Reason.LEASE_HELD} == refusals
     assert ([key], 1) == (live.ids, live.last_words)
-
-
-def start_when_free(container: Container, agent: str) -> set[Reason]:
-    """Starts the agent as soon as that is allowed; why it was not before."""
-    refusals: set[Reason] = set()
-    stub = container.supervisor()
-
-    def started() -> bool:
-        try:
-            with rpc_errors():
-                stub.StartAgent(supervisor_pb2.StartAgentRequest(name=agent))
-        except ServiceError as error:
-            refusals.add(error.reason)
-            return False
-        return True
-
-    wait_until_sync(started, what=f"{agent} starts", limit_s=30)
-    return refusals
 
 
 @pytest.mark.kilo

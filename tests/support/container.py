@@ -25,8 +25,11 @@ import grpc
 
 from services.chassis.access import Kind
 from services.chassis.channels import StaticToken, open_sync_channel
+from services.chassis.errors import Reason, ServiceError, rpc_errors
 from services.cli.identity import Identity, descendants, identify, kill_trees
 from tests.support.plane import COMMAND, PlaneProcess
+from tests.support.waiting import wait_until_sync
+from townkeeper.supervisor.v1 import supervisor_pb2
 from townkeeper.supervisor.v1.supervisor_pb2_grpc import SupervisorServiceStub
 
 START_S = 30.0
@@ -178,6 +181,25 @@ class Container:
         channel: grpc.Channel = open_sync_channel(self.address, token)
         self._channels.callback(channel.close)
         return SupervisorServiceStub(channel)
+
+    def start_when_free(self, agent: str, limit_s: float = START_S) -> set[Reason]:
+        """Starts an agent here as soon as that is allowed; why it was not before."""
+        refusals: set[Reason] = set()
+        name = f"towns/{self.town}/agents/{agent}"
+        request = supervisor_pb2.StartAgentRequest(name=name)
+        stub = self.supervisor()
+
+        def started() -> bool:
+            try:
+                with rpc_errors():
+                    stub.StartAgent(request, timeout=CALL_S)
+            except ServiceError as error:
+                refusals.add(error.reason)
+                return False
+            return True
+
+        wait_until_sync(started, what=f"{agent} starts", limit_s=limit_s)
+        return refusals
 
     # disk
 
