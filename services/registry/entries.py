@@ -26,7 +26,6 @@ from services.registry.specs import (
 )
 
 E = TypeVar("E", bound=StrEnum)
-T = TypeVar("T")
 
 ENTRIES_MAX: Final = 1000
 ENTRY_BYTES_MAX: Final = 256 * 1024
@@ -35,11 +34,6 @@ ENTRIES_BYTES_MAX: Final = 3 * 1024 * 1024
 
 # Fields of a spec whose key in JSON is not just their camelCase.
 _KEYS: Final = {"display_name": "name"}
-_ENUMS: Final[Mapping[str, type[StrEnum]]] = {
-    "role": Role,
-    "runtime": Runtime,
-    "resume": Resume,
-}
 _WANTED: Final[Mapping[str, tuple[type, str]]] = {
     "agentId": (str, "a string"),
     "request": (dict, "an object"),
@@ -174,17 +168,17 @@ def spec_from_request(request: Mapping[str, Any]) -> AgentSpec:
 def request_from_spec(spec: AgentSpec) -> dict[str, Any]:
     """The spec as a StartAgentRequest in JSON; what is not set is left out."""
     request = {}
-    for each in fields(AgentSpec):
-        value = getattr(spec, each.name)
+    for name, key, _ in _PLAN:
+        value = getattr(spec, name)
         if not value:
             continue
-        if each.name == "rigs":
+        if name == "rigs":
             value = [_rig_to_json(rig) for rig in value]
         elif isinstance(value, tuple):
             value = list(value)
         elif isinstance(value, Mapping):
             value = dict(value)
-        request[_key(each.name)] = value
+        request[key] = value
     return request
 
 
@@ -194,34 +188,21 @@ def stored_spec(text: str) -> AgentSpec:
 
 
 def _rig_to_json(rig: RigRef) -> dict[str, str]:
-    pairs = ((each.name, getattr(rig, each.name)) for each in fields(RigRef))
-    return {_camel(name): value for name, value in pairs if value}
+    pairs = ((key, getattr(rig, name)) for name, key in _RIG_KEYS)
+    return {key: value for key, value in pairs if value}
 
 
 def _decode(request: Mapping[str, Any]) -> tuple[AgentSpec, list[Problem]]:
     problems: list[Problem] = []
-
-    def read(key: str, convert: Callable[[Any], T], empty: T) -> T:
+    values: dict[str, Any] = {}
+    for name, key, convert in _PLAN:
         value = request.get(key)
         if value is None:
-            return empty
+            continue
         try:
-            return convert(value)
+            values[name] = convert(value)
         except (TypeError, ValueError) as error:
             problems.append(Problem(key, str(error)))
-            return empty
-
-    values: dict[str, Any] = {}
-    for each in fields(AgentSpec):
-        key = _key(each.name)
-        if each.name in _ENUMS:
-            kind = _ENUMS[each.name]
-            values[each.name] = read(key, _one_of(kind), kind(""))
-        elif each.name in _CONVERSIONS:
-            convert, empty = _CONVERSIONS[each.name]
-            values[each.name] = read(key, convert, empty)
-        else:
-            values[each.name] = read(key, _text, "")
     return AgentSpec(**values), problems
 
 
@@ -267,19 +248,10 @@ def _texts(value: Any) -> tuple[str, ...]:
 def _rigs(value: Any) -> tuple[RigRef, ...]:
     if not isinstance(value, list) or not all(isinstance(rig, dict) for rig in value):
         raise TypeError("make it a list of objects")
-    names = [each.name for each in fields(RigRef)]
     return tuple(
-        RigRef(**{name: _text(rig.get(_camel(name)) or "") for name in names})
+        RigRef(**{name: _text(rig.get(key) or "") for name, key in _RIG_KEYS})
         for rig in value
     )
-
-
-_CONVERSIONS: Final[Mapping[str, tuple[Callable[[Any], Any], Any]]] = {
-    "env_vars": (_variables, {}),
-    "lightweight": (_boolean, False),
-    "rigs": (_rigs, ()),
-    "command": (_texts, ()),
-}
 
 
 def _in_camel_case(problems: Iterator[Problem]) -> Iterator[Problem]:
@@ -295,3 +267,20 @@ def _key(field: str) -> str:
 def _camel(field: str) -> str:
     first, *others = field.split("_")
     return first + "".join(word.title() for word in others)
+
+
+_CONVERSIONS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "role": _one_of(Role),
+    "runtime": _one_of(Runtime),
+    "resume": _one_of(Resume),
+    "env_vars": _variables,
+    "lightweight": _boolean,
+    "rigs": _rigs,
+    "command": _texts,
+}
+# Field, key, conversion; made once, since every record that is read needs it.
+_PLAN: Final[tuple[tuple[str, str, Callable[[Any], Any]], ...]] = tuple(
+    (each.name, _key(each.name), _CONVERSIONS.get(each.name, _text))
+    for each in fields(AgentSpec)
+)
+_RIG_KEYS: Final = tuple((each.name, _camel(each.name)) for each in fields(RigRef))

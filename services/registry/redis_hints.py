@@ -58,7 +58,11 @@ class RedisHints:
             try:
                 await self._listen_once()
             except (RedisError, OSError, TimeoutError) as error:
-                _log.warning(Event.HINTS_BROKEN, error=type(error).__name__)
+                if self._listening.is_set():
+                    _log.warning(Event.HINTS_BROKEN, error=type(error).__name__)
+            except Exception:
+                # The root of a task: it ends with the process, not before.
+                _log.exception(Event.HINTS_BROKEN)
             finally:
                 self._listening.clear()
             await asyncio.sleep(RECONNECT_PAUSE_S)

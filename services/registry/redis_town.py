@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from importlib import resources
 from typing import Any, Final
 
@@ -131,11 +132,18 @@ class RedisTown:
     async def keep_serving(self) -> None:
         """Marks that we serve, for as long as it runs; a store that is away is
         waited for."""
+        away = False
         while True:
             try:
                 await self.serve()
+                away = False
             except ServiceError as error:
-                _log.warning(Event.STORE_AWAY, error=error.message)
+                if not away:
+                    _log.warning(Event.STORE_AWAY, error=error.message)
+                away = True
+            except Exception:
+                # The root of a task: it ends with the process, not before.
+                _log.exception(Event.STORE_AWAY)
             await asyncio.sleep(self.terms.tick_s)
 
     async def serve(self) -> None:
@@ -177,8 +185,9 @@ class RedisTown:
             await self.serve()
 
 
-def town_keys(town: str) -> list[str]:
-    return [f"tk:registry:{{{town}}}:{name}" for name in TOWN_KEYS]
+@lru_cache(maxsize=1024)
+def town_keys(town: str) -> tuple[bytes, ...]:
+    return tuple(f"tk:registry:{{{town}}}:{name}".encode() for name in TOWN_KEYS)
 
 
 def channel(town: str) -> str:

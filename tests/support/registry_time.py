@@ -6,7 +6,7 @@ import json
 from typing import Protocol
 
 from services.chassis.redis_pool import Store
-from services.registry.redis_town import TOWN_KEYS, town_keys
+from services.registry.redis_town import STORE_KEY, TOWN_KEYS, town_keys
 from tests.support.clock import ManualClock
 
 
@@ -33,7 +33,16 @@ class RedisTime:
         self._store = store
         self._keys = dict(zip(TOWN_KEYS, town_keys(town), strict=True))
 
+    async def passes_unserved(self, seconds: float) -> None:
+        """Time in which no registry served."""
+        await self.passes(seconds)
+        await self._store.hincrby(STORE_KEY, "served", -round(seconds * 1000))
+
     async def passes(self, seconds: float) -> None:
+        for field in await self._store.hkeys(STORE_KEY):
+            if field in {b"gap_start", b"gap_until"}:
+                older_ms = -round(seconds * 1000)
+                await self._store.hincrby(STORE_KEY, field.decode(), older_ms)
         await self._hash("instances", ("deadline", "registered"), seconds)
         await self._hash("messages", ("accepted", "settled"), seconds)
         for name in ("settled", "request_times"):
