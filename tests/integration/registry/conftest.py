@@ -14,8 +14,6 @@ from tests.support.registry_process import RegistryProcess
 from tests.support.tokens import Tokens
 from townkeeper.registry.v1 import registry_pb2_grpc
 
-pytestmark = pytest.mark.integration
-
 
 @pytest.fixture
 def tokens(tmp_path: Path) -> Tokens:

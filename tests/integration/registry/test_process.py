@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import time
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -15,50 +13,29 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.chassis.errors import Reason, ServiceError, rpc_errors
-from services.registry import wire
 from services.registry.policy import SERVICE
 from tests.support.redis_server import ValkeyProcess
 from tests.support.registry_process import RegistryProcess
+from tests.support.registry_requests import (
+    GET,
+    PARENT,
+    REGISTER,
+    bare,
+    claimed,
+    enqueue,
+    free_port,
+)
 from tests.support.registry_samples import (
-    ADDRESS,
     BOOT,
-    EXEC_SPEC,
     FIRST,
     MAYOR,
-    SPEC,
-    message,
 )
 from tests.support.registry_server import refused
-from tests.support.tokens import TOWN, Tokens
+from tests.support.tokens import Tokens
 from tests.support.waiting import wait_until
 from townkeeper.registry.v1 import registry_pb2 as pb
-from townkeeper.registry.v1 import registry_pb2_grpc
-from townkeeper.registry.v1 import resources_pb2 as resources
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
-
-PARENT = f"towns/{TOWN}"
-REGISTER = pb.RegisterAgentRequest(
-    name=str(MAYOR), spec=wire.spec_to_proto(SPEC, reveal=True)
-)
-GET = pb.GetAgentRequest(name=str(MAYOR))
-
-
-def enqueue(message_id: str, text: str = "Hello") -> Any:
-    return pb.EnqueueMessageRequest(parent=str(MAYOR), message_id=message_id, text=text)
-
-
-async def claimed(stub: Any) -> int:
-    """Has an instance hold the agent; returns the epoch."""
-    await stub.RegisterAgent(REGISTER)
-    await stub.RegisterInstance(
-        pb.RegisterInstanceRequest(name=str(FIRST), boot_id=BOOT, address=ADDRESS)
-    )
-    answer = await stub.ClaimAgents(
-        pb.ClaimAgentsRequest(instance=str(FIRST), boot_id=BOOT)
-    )
-    epoch: int = answer.claims[0].agent.lease.epoch
-    return epoch
 
 
 class TestDeath:
@@ -136,12 +113,8 @@ class TestRedisAway:
             await wait_until(lambda: ready(channel))
             hurt(valkey, how)
 
-            for call in (stub.GetAgent(GET, metadata=bearer), None):
-                started_at = time.monotonic()
-                call = call or stub.RegisterAgent(REGISTER, metadata=bearer)
-                error = await refused(call)
-                assert Reason.STORE_UNAVAILABLE is error.reason
-                assert time.monotonic() - started_at < 3
+            await refused_quickly(stub.GetAgent(GET, metadata=bearer))
+            await refused_quickly(stub.RegisterAgent(REGISTER, metadata=bearer))
             await wait_until(lambda: not_ready(channel), limit_s=10)
             heal(valkey, how)
 
@@ -168,10 +141,12 @@ class TestRedisAway:
         await asyncio.gather(watching, return_exceptions=True)
 
 
-def bare(channel: grpc.aio.Channel, tokens: Tokens) -> tuple[Any, Any]:
-    """A stub over gRPC's own channel, which never retries, and the token to send."""
-    stub = registry_pb2_grpc.RegistryServiceStub(channel)
-    return stub, [("authorization", f"Bearer {tokens.container()}")]
+async def refused_quickly(call: Any) -> None:
+    started_at = time.monotonic()
+    error = await refused(call)
+    assert Reason.STORE_UNAVAILABLE is error.reason
+    # The limit for an answer of the store is 2 s.
+    assert time.monotonic() - started_at < 3
 
 
 async def answers_again(stub: Any) -> None:
@@ -275,144 +250,3 @@ class TestReplicas:
                     again = await stub.EnqueueMessage(enqueue("m-1"))
         assert "1" == made.agent.etag
         assert (True, False) == (first.created, again.created)
-
-
-def free_port() -> str:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return str(listener.getsockname()[1])
-
-
-class TestStart:
-    async def test_refuses_writes_where_redis_keeps_them_badly(
-        self, tmp_path, tokens, connect
-    ):
-        """`everysec` can lose what was acknowledged: reads go on, writes do not."""
-        with (
-            ValkeyProcess(tmp_path, appendfsync="everysec") as valkey,
-            RegistryProcess(tmp_path / "registry", valkey.url, tokens) as registry,
-        ):
-            error = await refused(connect(registry).RegisterAgent(REGISTER))
-            absent = await refused(connect(registry).GetAgent(GET))
-
-        assert Reason.NOT_DURABLE is error.reason
-        assert Reason.AGENT_NOT_FOUND is absent.reason
-
-    def test_stops_at_the_store_of_another_environment(
-        self, tmp_path, valkey, registry, tokens
-    ):
-        """The mark names both, and the store stays as it was."""
-        stranger = RegistryProcess(
-            tmp_path / "other", valkey.url, tokens, TOWNKEEPER_ENVIRONMENT="production"
-        )
-
-        said = stranger.refused()
-
-        assert "production" in said
-        assert "development" in said
-        assert "TOWNKEEPER_ENVIRONMENT" in said
-
-    def test_names_every_bad_variable_at_once(self, tmp_path, tokens):
-        """One look is enough to mend them."""
-        process = RegistryProcess(
-            tmp_path,
-            "http://redis",
-            tokens,
-            TOWNKEEPER_REGISTRY_ADDR="nowhere",
-            TOWNKEEPER_LEASE_TTL="soon",
-            TOWNKEEPER_JWKS_URL="http://keys/jwks.json",
-        )
-
-        said = process.refused()
-
-        for name in (
-            "TOWNKEEPER_REDIS_URL",
-            "TOWNKEEPER_REGISTRY_ADDR",
-            "TOWNKEEPER_LEASE_TTL",
-            "TOWNKEEPER_JWKS_URL",
-        ):
-            assert name in said
-        assert "Traceback" not in said
-
-    def test_names_an_occupied_port(self, tmp_path, valkey, registry, tokens):
-        """The second one says whose place it wants."""
-        second = RegistryProcess(
-            tmp_path / "other",
-            valkey.url,
-            tokens,
-            TOWNKEEPER_REGISTRY_ADDR=registry.address,
-        )
-
-        said = second.refused()
-
-        assert f"cannot listen on {registry.address}" in said
-        assert "Traceback" not in said
-
-    async def test_ends_in_order(self, registry, connect):
-        """SIGTERM with a watch open: told, and gone with exit code 0."""
-        call = connect(registry).WatchMessages(pb.WatchMessagesRequest(parent=PARENT))
-        assert "" == (await call.read()).agent
-
-        code = await asyncio.to_thread(registry.stop)
-
-        assert 0 == code
-        assert Reason.SHUTTING_DOWN is (await refused(call.read())).reason
-
-
-class TestCluster:
-    async def test_serves_every_call(self, tmp_path: Path, tokens, connect):
-        """Every script finds all its keys in one slot; hints travel too."""
-        # A cluster node listens on the port 10,000 above as well.
-        port = str(20_000 + int(free_port()) % 10_000)
-        settings = {"port": port, "cluster-enabled": "yes"}
-        with ValkeyProcess(tmp_path, **settings) as valkey:
-            valkey.command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
-            await wait_until(
-                lambda: b"cluster_state:ok" in valkey.command("CLUSTER", "INFO")
-            )
-            url = f"redis://127.0.0.1:{port}?cluster=true"
-            with RegistryProcess(tmp_path / "registry", url, tokens) as registry:
-                await self.every_call(connect(registry))
-
-    async def every_call(self, stub: Any) -> None:
-        epoch = await claimed(stub)
-        watch = stub.WatchMessages(pb.WatchMessagesRequest(parent=PARENT))
-        assert "" == (await watch.read()).agent
-        await stub.EnqueueMessage(enqueue("m-1"))
-        assert str(MAYOR) == (await watch.read()).agent
-        watch.cancel()
-        await stub.Heartbeat(pb.HeartbeatRequest(name=str(FIRST), boot_id=BOOT))
-        await stub.AcknowledgeMessage(
-            pb.AcknowledgeMessageRequest(
-                name=str(message("m-1")),
-                epoch=epoch,
-                instance=str(FIRST),
-                boot_id=BOOT,
-                generation=1,
-                outcome=resources.Message.STATE_DELIVERED,
-            )
-        )
-        await stub.ListMessages(pb.ListMessagesRequest(parent=str(MAYOR)))
-        await stub.ResolveAgent(pb.ResolveAgentRequest(name=str(MAYOR)))
-        drain = await stub.AnnounceDrain(pb.AnnounceDrainRequest(parent=PARENT))
-        await stub.GetDrainStatus(pb.GetDrainStatusRequest(parent=PARENT))
-        await stub.ConfirmReady(
-            pb.ConfirmReadyRequest(parent=PARENT, nonce=drain.nonce)
-        )
-        release = pb.LeaseRelease(agent=str(MAYOR), epoch=epoch)
-        await stub.ReleaseAgents(
-            pb.ReleaseAgentsRequest(
-                instance=str(FIRST), boot_id=BOOT, releases=[release]
-            )
-        )
-        await stub.ListInstances(pb.ListInstancesRequest(parent=PARENT))
-        asked = pb.ReleaseInstanceRequest(name=str(FIRST), boot_id=BOOT)
-        await stub.ReleaseInstance(asked)
-        spec = wire.spec_to_proto(EXEC_SPEC, reveal=True)
-        changed = resources.Agent(name=str(MAYOR), spec=spec)
-        update = pb.UpdateAgentRequest(agent=changed)
-        update.update_mask.paths.append("spec")
-        await stub.UpdateAgent(update)
-        await stub.ReplaceAgents(pb.ReplaceAgentsRequest(parent=PARENT))
-        await stub.ListAgents(pb.ListAgentsRequest(parent=PARENT))
-        await stub.DeregisterAgent(pb.DeregisterAgentRequest(name=str(MAYOR)))
