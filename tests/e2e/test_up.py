@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from services.cli.identity import Identity, descendants, identify
+from services.cli.ownership import Lock
 from tests.support.plane import COMMAND, PlaneProcess
 from tests.support.waiting import wait_until_sync
 
@@ -74,6 +75,21 @@ def test_killed_it_leaves_no_mess(plane: PlaneProcess) -> None:
     plane.kill_up()
 
     wait_until_sync(lambda: not [one for one in processes if one.alive], limit_s=30)
+
+
+async def test_nobody_takes_the_directory_while_its_children_live(
+    plane: PlaneProcess,
+) -> None:
+    """The lock of a killed `up` is free only when its last child has ended."""
+    processes = plane.processes()
+    lock = Lock(plane.data)
+
+    plane.kill_up()
+    await lock.take(lambda _: None)
+
+    watcher_may_live = 1
+    assert watcher_may_live >= len([one for one in processes if one.alive])
+    lock.release()
 
 
 def test_killed_it_can_be_started_again_at_once(plane: PlaneProcess) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from services.cli.child import Child, Program, rotate, tail
+from services.cli.identity import identify
 from services.cli.problems import Problem
 
 READY = "print('ready grpc://127.0.0.1:7', flush=True)\n"
@@ -68,6 +69,25 @@ async def test_a_stubborn_child_is_killed(log: Path) -> None:
     await child.stop()
 
     assert -9 == child.process.returncode
+
+
+async def test_a_stubborn_child_takes_its_children_along(
+    log: Path, tmp_path: Path
+) -> None:
+    """Whoever a stubborn child has started ends with it."""
+    fork = (
+        "import subprocess, sys\n"
+        "one = subprocess.Popen(['sleep', '60'], start_new_session=True)\n"
+        f"open({str(tmp_path / 'pid')!r}, 'w').write(str(one.pid))\n"
+    )
+    child = await Child.start(program(log, STUBBORN + fork + READY + WAIT, stop_s=0.05))
+    await child.wait_ready()
+    grandchild = identify(int((tmp_path / "pid").read_text()))
+    assert grandchild is not None
+
+    await child.stop()
+
+    assert not grandchild.alive
 
 
 async def test_a_line_without_end_is_no_trap(log: Path) -> None:

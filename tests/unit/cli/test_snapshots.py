@@ -2,13 +2,15 @@
 
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from blake3 import blake3
 
 from services.chassis.errors import Reason, ServiceError
+from services.cli.export import write_file
+from services.cli.problems import Problem
 from tests.unit.cli.conftest import CommandLine
 from townkeeper.snapshots.v1 import resources_pb2, snapshots_pb2
 from townkeeper.supervisor.v1 import supervisor_pb2
@@ -131,9 +133,25 @@ def test_export_does_not_overwrite(townkeeper: CommandLine, tmp_path: Path) -> N
 
     assert 1 == townkeeper("snapshots", "export", "mayor", "out.db")
     assert b"precious" == out.read_bytes()
+    assert [] == townkeeper.services.requests
 
     assert 0 == townkeeper("snapshots", "export", "mayor", "out.db", "--force")
     assert CONTENT == out.read_bytes()
+
+
+def test_a_file_that_appears_meanwhile_stays(tmp_path: Path) -> None:
+    """Two exports to one name: the second one finds the first one's file."""
+    out = tmp_path / "out.db"
+
+    def frames() -> Iterator[Frame]:
+        yield from WHOLE
+        out.write_bytes(b"precious")
+
+    with pytest.raises(Problem, match="cannot overwrite"):
+        write_file(frames(), out, force=False)
+
+    assert b"precious" == out.read_bytes()
+    assert [out] == list(tmp_path.iterdir())
 
 
 def test_a_refused_export_keeps_the_file_it_would_replace(
