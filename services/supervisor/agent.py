@@ -79,7 +79,7 @@ class Agent:
             if self._runs(claim):
                 assert self.run is not None
                 return self.run
-            await self._halt(STOP_GRACE_S)
+            await self._halt(STOP_GRACE_S, patient=True)
             try:
                 return await self._begin(claim, Crashes())
             except ServiceError:
@@ -113,7 +113,7 @@ class Agent:
     async def leave(self, grace_s: float) -> None:
         """As `stop`, for a supervisor that ends: the agent must run elsewhere."""
         async with self._lock:
-            await self._halt(grace_s)
+            await self._halt(grace_s, patient=True)
             await self._release("")
             if self.run is not None:
                 self._exited("evicted")
@@ -162,7 +162,7 @@ class Agent:
         async with self._lock:
             claim = (await self._around.registry.claim([self.name]))[0]
             ran = self._live is not None
-            await self._halt(STOP_GRACE_S)
+            await self._halt(STOP_GRACE_S, patient=True)
             restored, replaced = await self._around.hydrator.restore(claim, number)
             if ran:
                 await self._begin(claim, Crashes())
@@ -283,7 +283,7 @@ class Agent:
                         why=error.message,
                     )
 
-    async def _halt(self, grace_s: float) -> None:
+    async def _halt(self, grace_s: float, *, patient: bool = False) -> None:
         """Ends the process, if there is one, and saves; raises SAVE_PENDING."""
         await self._errand.drop()
         live, self._live = self._live, None
@@ -295,7 +295,7 @@ class Agent:
             live.run.move(State.SAVING)
         if self._saver is None:
             return
-        if not await last_save(self._saver, LAST_SAVE_S):
+        if not await last_save(self._saver, LAST_SAVE_S, patient=patient):
             self._errand.begin(self._save_then_release("stopped"))
             raise ServiceError(
                 Reason.SAVE_PENDING,

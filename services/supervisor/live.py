@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from datetime import datetime
+from typing import Final
 
 import structlog
 
@@ -15,7 +16,7 @@ from services.supervisor.errand import report_failure
 from services.supervisor.events import EventLog
 from services.supervisor.inbox import Outcome
 from services.supervisor.output import OutputBuffer
-from services.supervisor.run import Run
+from services.supervisor.run import Run, backoff_s
 from services.supervisor.runtime import (
     EventKind,
     ExitReport,
@@ -30,6 +31,9 @@ from services.supervisor.runtime import (
 from services.supervisor.saver import Saver
 
 log = structlog.get_logger()
+
+# What a store that is away says, and one that does not answer.
+_PASSING: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED"})
 
 
 class LiveRun:
@@ -145,12 +149,21 @@ class LiveRun:
             self._delivery.turn_closed(event.message_id, reason)
 
 
-async def last_save(saver: Saver, timeout_s: float) -> bool:
-    """Saves what a process left on disk; False when the store would not take it."""
+async def last_save(saver: Saver, timeout_s: float, *, patient: bool = False) -> bool:
+    """Saves what a process left on disk; False when the store would not take it, at
+    once or, when the caller is patient, within the time."""
+    failures = 0
     try:
         async with asyncio.timeout(timeout_s):
-            await saver.save()
+            while True:
+                try:
+                    await saver.save()
+                    return True
+                except ServiceError as error:
+                    failures += 1
+                    if not patient or error.code.name not in _PASSING:
+                        raise
+                await asyncio.sleep(backoff_s(failures))
     except (ServiceError, TimeoutError) as error:
         log.warning("agent.save_pending", agent=str(saver.name), error=str(error))
         return False
-    return True

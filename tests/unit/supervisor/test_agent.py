@@ -350,5 +350,31 @@ async def test_a_session_is_known_before_its_first_save(
     await successor.stop(1.0)
 
 
+async def test_a_stop_tells_of_a_store_that_is_away_and_a_start_waits_for_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SAVE_PENDING at once; nothing starts before the last state is a generation."""
+    monkeypatch.setattr("services.supervisor.live.backoff_s", lambda failures: 0.01)
+    agent = await world.boot()
+    await agent.start()
+    world.runtime.handle.write("last")
+    world.snapshots.before = always_lost
+
+    with pytest.raises(ServiceError) as refused:
+        await agent.stop(1.0)
+    starting = asyncio.create_task(agent.start())
+    tried = len(world.snapshots.uploads)
+    await until(lambda: len(world.snapshots.uploads) > tried + 2)
+
+    assert Reason.SAVE_PENDING is refused.value.reason
+    assert (True, 1) == (agent.holds_lease, len(world.runtime.handles))
+    known = len(world.snapshots.generations)
+    world.snapshots.before = lambda segmented: None
+    await starting
+    assert "last" in world.runtime.handle.said()
+    assert known < len(world.snapshots.generations)
+    await agent.stop(1.0)
+
+
 def always_lost(segmented: Segmented) -> None:
     raise ServiceError(Reason.STORE_UNAVAILABLE, "cannot hear the answer")
