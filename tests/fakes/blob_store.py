@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from services.snapshots.store import BlobMissing
+from tests.fakes.pause import Pause
 
 
 class MemoryBlobs:
@@ -20,22 +20,7 @@ class MemoryBlobs:
         self.before: Callable[[str, str], None] = lambda method, key: None
         self._folder = folder
         self._count = 0
-        self._paused_method = ""
-        self._arrived = asyncio.Event()
-        self._go_on = asyncio.Event()
-
-    def pause(self, method: str) -> None:
-        """The next call of this method waits for `go_on`."""
-        self._paused_method = method
-        self._arrived.clear()
-        self._go_on.clear()
-
-    async def paused(self) -> None:
-        """Returns when that call has come."""
-        await self._arrived.wait()
-
-    def go_on(self) -> None:
-        self._go_on.set()
+        self.pause = Pause()
 
     async def create(self, key: str, data: bytes) -> bool:
         await self._step("create", key)
@@ -78,10 +63,5 @@ class MemoryBlobs:
         await self._step("check", "")
 
     async def _step(self, method: str, key: str) -> None:
-        # As with a real store, others may run meanwhile.
-        await asyncio.sleep(0)
-        if method == self._paused_method:
-            self._paused_method = ""
-            self._arrived.set()
-            await self._go_on.wait()
+        await self.pause.here(method)
         self.before(method, key)

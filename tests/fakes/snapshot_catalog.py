@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -19,6 +18,7 @@ from services.snapshots.generations import (
     head_stays,
 )
 from services.snapshots.store import RECORDS_KEPT, Entry, Known
+from tests.fakes.pause import Pause
 
 
 @dataclass
@@ -36,6 +36,7 @@ class MemoryCatalog:
         # Called with the name of the method before and after it; may raise.
         self.before: Callable[[str], None] = lambda method: None
         self.after: Callable[[str], None] = lambda method: None
+        self.pause = Pause()
         self._agents: dict[AgentName, _Agent] = {}
 
     async def advance(self, agent: AgentName, claim: Claim) -> AgentState:
@@ -184,5 +185,5 @@ class MemoryCatalog:
         known.records.pop(generation, None)
 
     async def _step(self, method: str) -> None:
-        await asyncio.sleep(0)
+        await self.pause.here(method)
         self.before(method)

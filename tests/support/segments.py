@@ -51,13 +51,19 @@ def changes(old: Image, new: Image) -> list[tuple[int, bytes]]:
     ]
 
 
-def delta(old: Image, new: Image, prefix: PrefixSource | None = None) -> bytes:
+def delta(
+    old: Image,
+    new: Image,
+    prefix: PrefixSource | None = None,
+    fingerprint_after: Fingerprint | None = None,
+) -> bytes:
     pages = changes(old, new)
     header = Header(
         Kind.DELTA, len(new[0]), len(new), len(pages), len(old), fingerprint(old)
     )
     grouped = blocks(header, pages)
-    return b"".join(SegmentEncoder(header, grouped, fingerprint(new), prefix=prefix))
+    after = fingerprint_after or fingerprint(new)
+    return b"".join(SegmentEncoder(header, grouped, after, prefix=prefix))
 
 
 def pieces(data: bytes, size: int) -> Iterable[bytes]:

@@ -103,6 +103,51 @@ async def test_whole_files_at_once(saves: Saves) -> None:
         assert data == (await saves.client.download(each.generation)).data
 
 
+async def test_swept_in_mid_commit(world: World, saves: Saves) -> None:
+    """A segment that is stored and not yet committed is not taken for nobody's."""
+    world.catalog.pause.at("commit")
+    task = asyncio.create_task(
+        saves.client.upload(BASE, bytes(made.fingerprint(IMAGE)))
+    )
+    await world.catalog.pause.arrived()
+
+    await world.parts.sweeper.sweep(full=True)
+    world.catalog.pause.go_on()
+    await task
+
+    assert b"".join(IMAGE) == (await saves.client.download()).data
+
+
+async def test_swept_in_mid_download(world: World, saves: Saves) -> None:
+    """What is being sent stays, though its generation was deleted meanwhile; then it
+    goes."""
+    await saves.base()
+    world.blobs.pause.at("local")
+    task = asyncio.create_task(saves.client.download())
+    await world.blobs.pause.arrived()
+
+    await saves.client.delete("-", epoch=1)
+    await world.parts.sweeper.sweep()
+    world.blobs.pause.go_on()
+
+    assert saves.file(1) == (await task).data
+    await world.parts.sweeper.sweep(full=True)
+    assert {} == world.blobs.blobs
+
+
+async def test_deleted_before_it_is_sent(world: World, saves: Saves) -> None:
+    """What was deleted while a download began is not found, and not called lost."""
+    saved = await saves.base()
+    world.blobs.pause.at("local")
+    task = asyncio.create_task(reason_of(saves.client.download()))
+    await world.blobs.pause.arrived()
+    await saves.client.delete("-", epoch=1)
+    del world.blobs.blobs[world.segment_key(saved)]
+    world.blobs.pause.go_on()
+
+    assert ("NOT_FOUND", "SNAPSHOT_NOT_FOUND") == await task
+
+
 async def test_a_client_that_falls_silent(
     world: World, saves: Saves, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -150,6 +150,21 @@ class TestCommit:
 
         assert ("INVALID_ARGUMENT", "SEGMENT_MALFORMED") == found
 
+    async def test_a_delta_that_lies(self, saves: Saves) -> None:
+        """A delta whose fingerprint is not what it makes of the head could never be
+        restored: it is refused now, not found out then."""
+        await saves.base()
+        old = saves.images[-1]
+        image = made.edited(old, [3], b"new")
+        lie = made.fingerprint(old)
+        segment = made.delta(old, image, fingerprint_after=lie)
+
+        found = await reason_of(
+            saves.client.upload(segment, bytes(lie), if_generation_match=1)
+        )
+
+        assert ("FAILED_PRECONDITION", "PARENT_MISMATCH") == found
+
     async def test_numbers_only_rise(self, saves: Saves) -> None:
         """Each commit makes the generation after the last."""
         assert 1 == (await saves.base()).generation
@@ -197,13 +212,13 @@ class TestCommit:
         self, world: World, saves: Saves
     ) -> None:
         """A commit that has begun is finished, whoever still listens."""
-        world.blobs.pause("publish")
+        world.blobs.pause.at("publish")
         task = asyncio.create_task(saves.client.upload(BASE, FINGERPRINT))
-        await world.blobs.paused()
+        await world.blobs.pause.arrived()
 
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        world.blobs.go_on()
+        world.blobs.pause.go_on()
 
         await wait_until(lambda: world.staged == [])
         assert 1 == len((await saves.client.list()).snapshots)

@@ -116,14 +116,14 @@ async def test_a_commit_in_mid_round_is_safe(plant: Plant) -> None:
     part = segment("late")
     made = snapshot(1, agent=OTHER, content=content(segments=(part,)))
     plant.store(part)
-    plant.blobs.pause("list")
+    plant.blobs.pause.at("list")
     collecting = asyncio.create_task(plant.collect())
-    await plant.blobs.paused()
+    await plant.blobs.pause.arrived()
 
     async with plant.pins.holding(TOWN, [part.blake3]):
         await plant.commit(made, record=False)
     await plant.catalog.trim(OTHER, 2)
-    plant.blobs.go_on()
+    plant.blobs.pause.go_on()
 
     assert 0 == await collecting
     assert plant.has(part)
