@@ -22,6 +22,10 @@ DOCUMENTS = [
         "CONTRIBUTING.md",
         "docs/operations.md",
         "docs/grpcurl.md",
+        "docs/errors.md",
+        "docs/leases.md",
+        "docs/proof.md",
+        "docs/snapshots.md",
     )
 ]
 COMMANDS = typer.main.get_command(app)
