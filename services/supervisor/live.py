@@ -16,7 +16,7 @@ from services.supervisor.errand import report_failure
 from services.supervisor.events import EventLog
 from services.supervisor.inbox import Outcome
 from services.supervisor.output import OutputBuffer
-from services.supervisor.run import Run, backoff_s
+from services.supervisor.run import Run
 from services.supervisor.runtime import (
     EventKind,
     ExitReport,
@@ -32,6 +32,8 @@ from services.supervisor.saver import Saver
 
 log = structlog.get_logger()
 
+# Somebody waits for this save with an agent that does not run.
+SAVE_AGAIN_S: Final = 1.0
 # What a store that is away says, and one that does not answer.
 _PASSING: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED"})
 
@@ -152,7 +154,6 @@ class LiveRun:
 async def last_save(saver: Saver, timeout_s: float, *, patient: bool = False) -> bool:
     """Saves what a process left on disk; False when the store would not take it, at
     once or, when the caller is patient, within the time."""
-    failures = 0
     try:
         async with asyncio.timeout(timeout_s):
             while True:
@@ -160,10 +161,9 @@ async def last_save(saver: Saver, timeout_s: float, *, patient: bool = False) ->
                     await saver.save()
                     return True
                 except ServiceError as error:
-                    failures += 1
                     if not patient or error.code.name not in _PASSING:
                         raise
-                await asyncio.sleep(backoff_s(failures))
+                await asyncio.sleep(SAVE_AGAIN_S)
     except (ServiceError, TimeoutError) as error:
         log.warning("agent.save_pending", agent=str(saver.name), error=str(error))
         return False

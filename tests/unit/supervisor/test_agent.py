@@ -354,7 +354,7 @@ async def test_a_stop_tells_of_a_store_that_is_away_and_a_start_waits_for_it(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SAVE_PENDING at once; nothing starts before the last state is a generation."""
-    monkeypatch.setattr("services.supervisor.live.backoff_s", lambda failures: 0.01)
+    monkeypatch.setattr("services.supervisor.live.SAVE_AGAIN_S", 0.01)
     agent = await world.boot()
     await agent.start()
     world.runtime.handle.write("last")
