@@ -9,14 +9,10 @@ an answer are sent again under the same id, and are stored once as well.
 
 from __future__ import annotations
 
-import itertools
 import os
 import random
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -31,6 +27,7 @@ from tests.support.kilo_session import (
     start_mayor,
 )
 from tests.support.plane import PlaneProcess
+from tests.support.poster import Poster, keys, text_of
 from tests.support.town import Town
 from townkeeper.registry.v1 import resources_pb2
 
@@ -44,61 +41,23 @@ DELIVERED = resources_pb2.Message.STATE_DELIVERED
 INTERRUPTED = resources_pb2.Message.STATE_INTERRUPTED
 
 
-@dataclass
-class Poster:
-    """Posts messages until the plane is gone; remembers what it was promised."""
-
-    town: Town
-    names: Iterator[str]
-    accepted: list[str] = field(default_factory=list)
-    unsure: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._first = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="poster")
-
-    def start(self) -> None:
-        """Returns when the first message was accepted."""
-        self._thread.start()
-        assert self._first.wait(30), "a message is accepted"
-
-    def join(self) -> None:
-        self._thread.join(60)
-
-    def _run(self) -> None:
-        for key in self.names:
-            try:
-                reply = self.town.say("a", f"text of {key}", key)
-            except httpx.TransportError:
-                self.unsure.append(key)
-                return
-            if reply.status_code != 200:
-                # A service died before the gateway did.
-                self.unsure.append(key)
-                return
-            self.accepted.append(key)
-            self._first.set()
-
-
 @pytest.mark.timeout(600)
 def test_an_accepted_message_outlives_everything(tmp_path: Path) -> None:
     """However everything dies: stored once, answered, in order; repeats are no more."""
     dice = random.Random(SEED)
     rounds = int(os.environ.get("ROUNDS") or 10)
-    names = (f"message-{number}" for number in itertools.count())
+    names = keys()
     with PlaneProcess(tmp_path / "data") as plane:
         town = Town(plane)
         town.started("a", "--think-s", str(THINK_S))
         expected: list[str] = []
         for _ in range(rounds):
-            poster = Poster(town, names)
-            poster.start()
-            time.sleep(dice.uniform(0.0, KILL_WITHIN_S))  # the instant of death
-            plane.kill_everything(wipe=True)
-            poster.join()
+            with Poster(town, "a", names) as poster:
+                time.sleep(dice.uniform(0.0, KILL_WITHIN_S))  # the instant of death
+                plane.kill_everything(wipe=True)
             plane.start()
             for key in poster.unsure:
-                town.said("a", f"text of {key}", key)
+                town.said("a", text_of(key), key)
             expected += poster.accepted + poster.unsure
             town.wait_settled("a")
 
