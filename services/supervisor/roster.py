@@ -40,7 +40,7 @@ class Roster:
 
     def find(self, name: AgentName) -> Agent:
         """The agent, or RUN_NOT_FOUND."""
-        self._check_town(name)
+        self.check_town(name.town)
         agent = self._agents.get(name)
         if agent is None or agent.run is None:
             raise no_run(name)
@@ -119,7 +119,7 @@ class Roster:
         ]
 
     def _agent(self, name: AgentName) -> Agent:
-        self._check_town(name)
+        self.check_town(name.town)
         if self._leaving:
             raise ServiceError(
                 Reason.SHUTTING_DOWN,
@@ -128,12 +128,13 @@ class Roster:
             )
         return self._agents.setdefault(name, Agent(name, self._around))
 
-    def _check_town(self, name: AgentName) -> None:
+    def check_town(self, asked: str) -> None:
+        """Refuses another town's: its callers have no business with what runs here."""
         town = self._around.identity.town
-        if name.town != town:
+        if asked != town:
             raise ServiceError(
                 Reason.TOWN_FOREIGN,
-                f"cannot serve {name}: this instance is of town {town}",
+                f"cannot serve town {asked}: this instance is of town {town}",
             )
 
 

@@ -119,7 +119,7 @@ class SupervisorServicer(supervisor_pb2_grpc.SupervisorServiceServicer):
     async def ListRuns(
         self, request: pb.ListRunsRequest, context: Context
     ) -> pb.ListRunsResponse:
-        TownName.parse(request.parent)
+        self._roster.check_town(TownName.parse(request.parent).town)
         if request.page_size < 0:
             raise _page_error("page_size")
         size = min(request.page_size or PAGE_DEFAULT, PAGE_MAX)
@@ -137,7 +137,8 @@ class SupervisorServicer(supervisor_pb2_grpc.SupervisorServiceServicer):
     async def WatchEvents(
         self, request: pb.WatchEventsRequest, context: Context
     ) -> AsyncIterator[pb.WatchEventsResponse]:
-        agent = _agent_of(request.parent)
+        parent_town, agent = _parent(request.parent)
+        self._roster.check_town(parent_town)
         log, town = self._around.events, self._around.identity.town
         if request.kept_only:
             for event in log.kept(log.after(request.resume_token, agent), agent):
@@ -178,12 +179,12 @@ class SupervisorServicer(supervisor_pb2_grpc.SupervisorServiceServicer):
         return run_to_proto(agent.run, self._around.identity, agent.lag_s)
 
 
-def _agent_of(parent: str) -> str | None:
-    """The agent that is watched; None for a whole town."""
+def _parent(parent: str) -> tuple[str, str | None]:
+    """The town, and the agent that is watched; None for the whole town."""
     if "/agents/" in parent:
-        return AgentName.parse(parent).agent
-    TownName.parse(parent)
-    return None
+        name = AgentName.parse(parent)
+        return name.town, name.agent
+    return TownName.parse(parent).town, None
 
 
 def _page_error(field: str) -> ServiceError:

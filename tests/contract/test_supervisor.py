@@ -52,7 +52,7 @@ async def stub(tmp_path: Path) -> AsyncIterator[Any]:
         supervisor_pb2_grpc.add_SupervisorServiceServicer_to_server(servicer, server)
 
     async with running(add, POLICY, tokens, [SERVICE.full_name]) as server:
-        channel = server.channel(tokens.operator("t"))
+        channel = server.channel(tokens.operator("t", "another"))
         yield supervisor_pb2_grpc.SupervisorServiceStub(channel)
         await roster.leave(1.0)
 
@@ -93,6 +93,21 @@ async def test_a_life_over_the_wire(stub: Any) -> None:
     stopped = await stub.StopAgent(pb.StopAgentRequest(name=AGENT))
     assert resources_pb2.Run.STATE_EXITED == stopped.run.state
     assert "stopped" == stopped.run.exit_reason
+
+
+async def test_another_town_learns_nothing(stub: Any) -> None:
+    """Whoever may call for another town is told nothing of this one's agents, not even
+    of one by the same name."""
+    await stub.StartAgent(pb.StartAgentRequest(name=AGENT, spec=SPEC))
+    foreign = ("towns/another", "towns/another/agents/a")
+
+    listed = await refusal(stub.ListRuns(pb.ListRunsRequest(parent=foreign[0])))
+    watched = []
+    for parent in foreign:
+        request = pb.WatchEventsRequest(parent=parent, kept_only=True)
+        watched.append(await refusal(streamed(stub.WatchEvents(request))))
+
+    assert [Reason.TOWN_FOREIGN] * 3 == [listed, *watched]
 
 
 async def test_events_are_listed_and_resumed(stub: Any) -> None:
