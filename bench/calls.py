@@ -33,12 +33,12 @@ Call = Callable[[int], Awaitable[Any]]
 EMPTY: Final = "× empty"
 GOALS: Final = {
     "GetAgent": (
-        Goal("B6.GetAgent.rate", "GetAgent, rate", 0.5, EMPTY, True),
-        Goal("B6.GetAgent.p99", "GetAgent, p99", 3.0, EMPTY, False),
+        Goal("B6.GetAgent.rate", "rate", 0.5, EMPTY, True),
+        Goal("B6.GetAgent.p99", "p99", 3.0, EMPTY, False),
     ),
     "EnqueueMessage": (
-        Goal("B6.Enqueue.rate", "EnqueueMessage, rate", 0.3, EMPTY, True),
-        Goal("B6.Enqueue.p99", "EnqueueMessage, p99", 3.0, EMPTY, False),
+        Goal("B6.Enqueue.rate", "rate", 0.3, EMPTY, True),
+        Goal("B6.Enqueue.p99", "p99", 3.0, EMPTY, False),
     ),
 }
 

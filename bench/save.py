@@ -25,14 +25,15 @@ DATABASE: Final = "bench.db"
 ROWS: Final = 25_000
 ROW_BYTES: Final = 3_600
 CHANGED: Final = 60
-# Below the 16 deltas after which a save is a base again.
 RUNS: Final = 7
+# Below the 16 deltas after which a save is a base again.
+TRIES_MAX: Final = 14
 BUILD_S: Final = 60.0
 CALL_S: Final = 60.0
 
 GOAL: Final = Goal(
     "B5",
-    f"save of {CHANGED} pages of 100 MB",
+    f"{CHANGED} pages of 100 MB",
     0.01,
     "× backup",
     at_least=False,
@@ -61,19 +62,21 @@ def measure(plane: PlaneProcess, folder: Path) -> Iterator[Row]:
     _start(plane)
     path = _built(plane)
     _save(plane)  # the first is a base
-    # Lost to chance: a save of the supervisor's own that came before ours.
     ours, baseline = list[float](), list[float]()
     with closing(sqlite3.connect(path, timeout=10)) as database:
-        for run in range(RUNS):
+        for run in range(TRIES_MAX):
             before = _save(plane)
             _change(database, seed=run)
             begun = time.perf_counter()
             generation = _save(plane)
             took_s = time.perf_counter() - begun
             backup_s = _back_up(database, folder / "backup.db")
+            # Else the supervisor's own save, each second, came before ours.
             if generation == before + 1:
                 ours.append(took_s)
                 baseline.append(backup_s)
+            if len(ours) == RUNS:
+                break
     yield compare(GOAL, ours, baseline)
 
 
