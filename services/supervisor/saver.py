@@ -22,6 +22,7 @@ from services.chassis.clock import Clock
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName
 from services.segments.page_map import PageMap
+from services.supervisor.host_faults import refusing_host_faults
 from services.supervisor.places import Lineage, Places
 from services.supervisor.run import backoff_s
 from services.supervisor.segmenter import Cut, Segmenter
@@ -203,8 +204,9 @@ class Saver:
     async def _changed(self) -> bool:
         if self._flight is not None:
             return True
-        if self._segmenter is None or not await self._segmenter.changed():
-            return False
+        with refusing_host_faults(f"a save of {self.name}"):
+            if self._segmenter is None or not await self._segmenter.changed():
+                return False
         if self._dirty_since_s is None:
             self._dirty_since_s = self._clock.monotonic()
         return True
@@ -230,7 +232,8 @@ class Saver:
             # Somebody who waited before us may have read the database after we asked.
             if self._captured_at_s < asked_s:
                 try:
-                    await self._save()
+                    with refusing_host_faults(f"a save of {self.name}"):
+                        await self._save()
                 except ServiceError as error:
                     if error.reason is Reason.LEASE_FENCED:
                         self.on_fenced(error.message)

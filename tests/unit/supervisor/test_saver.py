@@ -280,3 +280,26 @@ async def test_no_database_yet_is_generation_zero(
         assert 0 == await saver.save()
 
     assert [] == snapshots.uploads
+
+
+async def test_a_fault_of_the_disk_does_not_end_the_saves(
+    places: Places, database: Path, snapshots: FakeSnapshots
+) -> None:
+    """The record cannot be written for a while: the saves go on, and catch up."""
+    fault = places.root / "lineage.new"
+    fault.mkdir()
+    async with saving(snapshots, places, database) as saver:
+        going_on = asyncio.create_task(saver.keep_saving())
+        with pytest.raises(ServiceError) as refused:
+            await saver.save()
+        saver.request()
+        await asyncio.sleep(0)
+        fault.rmdir()
+        saver.request()
+        async with asyncio.timeout(10):
+            while not saver.generation and not going_on.done():
+                await asyncio.sleep(0.01)
+
+        assert (Reason.INTERNAL, False) == (refused.value.reason, going_on.done())
+        going_on.cancel()
+        await asyncio.gather(going_on, return_exceptions=True)
