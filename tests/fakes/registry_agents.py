@@ -120,6 +120,8 @@ class MemoryAgents(MemoryTowns):
                     record.agent = replace(
                         record.agent, state=State.ENDED, end_reason="stopped"
                     )
+                    if lease := found.leases.get(agent):
+                        found.leases[agent] = replace(lease, instance="", boot_id="")
             if changed:
                 self._touch(found, record)
         for index, entry in enumerate(entries, start=1):
@@ -130,8 +132,7 @@ class MemoryAgents(MemoryTowns):
         town = self._town(name.town)
         known = town.records.get(name.agent)
         record = known or Record(self._new_agent(name))
-        fresh = known is None or known.agent.state is not State.ACTIVE
-        if fresh and not self._held(town, name.agent):
+        if known is None or known.agent.state is not State.ACTIVE:
             record.listed = town.registered
         was_claimable, record.claimable = record.claimable, entry.spec is not None
         error = record.agent.last_error

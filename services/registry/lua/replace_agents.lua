@@ -17,10 +17,16 @@ for i = 1, #raw, 2 do
     local moved = meta.place ~= UNLISTED
     if moved then put(agent, meta, UNLISTED) end
     if meta.state == 'active' then
-      if holder(read(LEASES, agent)) then
+      local lease = read(LEASES, agent)
+      if holder(lease) then
         kept[#kept + 1] = agent
       else
         meta.state, meta.end_reason, moved = 'ended', 'stopped', true
+        if lease then
+          -- A holder that comes back after all learns that it has lost the agent.
+          lease.instance, lease.boot = '', ''
+          write(LEASES, agent, lease)
+        end
       end
     end
     if moved then save(agent, meta) end
@@ -33,7 +39,7 @@ for i, entry in ipairs(a.entries) do
   local meta = read(AGENTS, agent)
   local before = meta and cjson.encode(meta) .. redis.call('HGET', SPECS, agent)
   meta = meta or new_meta()
-  if (not before or meta.state ~= 'active') and not holder(read(LEASES, agent)) then
+  if not before or meta.state ~= 'active' then
     -- New here: for an instance that boots from now on, not for a running one.
     meta.listed = registered
   end

@@ -8,7 +8,7 @@ from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName
 from services.registry.agents import State
 from services.registry.entries import spec_from_request
-from services.registry.leases import Release
+from services.registry.leases import Evidence, Release
 from services.registry.store import ANSWER_BYTES_MAX, RegistryStore
 from tests.support.registry_samples import (
     ADDRESS,
@@ -95,6 +95,22 @@ async def test_agents_that_a_live_instance_runs_stay(store, time: Time):
     assert State.ENDED is (await store.get_agent(MAYOR)).state
 
 
+async def test_a_holder_that_comes_back_has_lost_what_ended_meanwhile(
+    store, time: Time
+):
+    """It is told to kill the run: what was ended is never resurrected."""
+    await store.register_agent(MAYOR, SPEC)
+    await store.register_instance(FIRST, BOOT, ADDRESS)
+    await store.claim(FIRST, BOOT)
+    await time.passes(11)
+    await store.replace_agents(TOWN, ())
+
+    pulse = await store.heartbeat(FIRST, BOOT, [Evidence(MAYOR.agent, 1)])
+
+    assert (MAYOR.agent,) == pulse.lost
+    assert State.ENDED is (await store.get_agent(MAYOR)).state
+
+
 async def test_configured_agents_are_not_in_the_list_and_not_ended_by_it(store):
     """What was stored for a later start is no agent that must run."""
     await store.register_agent(MAYOR, SPEC, configure_only=True)
@@ -125,6 +141,16 @@ async def test_new_entries_wait_for_an_instance_that_boots(store):
     assert 1 == len(await store.claim(FIRST, BOOT, ["a"]))
     await store.register_instance(SECOND, OTHER_BOOT, ADDRESS)
     assert ["b"] == await claimed(store, SECOND, OTHER_BOOT)
+
+
+async def test_an_entry_that_somebody_starts_waits_for_no_boot(store):
+    """Registering it is wanting it now: whoever runs may claim it."""
+    await store.register_instance(FIRST, BOOT, ADDRESS)
+    await store.replace_agents(TOWN, entries(entry_json()))
+
+    await store.register_agent(POLECAT, SPEC)
+
+    assert [POLECAT.agent] == await claimed(store)
 
 
 async def test_an_entry_once_run_is_claimed_by_whoever_there_is(store, time: Time):

@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 from services.chassis.errors import ServiceError
 from services.chassis.names import AgentName, InstanceName
 from services.chassis.redis_pool import connect
-from services.registry.agents import Agent
+from services.registry.agents import Agent, State
 from services.registry.inbox import Acknowledgement, Message, MessageState
 from services.registry.leases import (
     Drain,
@@ -248,6 +248,8 @@ class Model(RuleBasedStateMachine):
             assert self.epochs.get(name, 0) <= agent.lease.epoch
             self.epochs[name] = agent.lease.epoch
             if agent.lease.instance:
+                # Whoever holds an agent is to run it.
+                assert agent.state is State.ACTIVE
                 who = hash((agent.lease.instance, agent.lease.boot_id))
                 assert who == self.epochs.setdefault(holder, who)
 
