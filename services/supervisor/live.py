@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from datetime import datetime
 from typing import Final
@@ -71,7 +70,14 @@ class LiveRun:
         The prompt is for a fresh session only: a resumed one never sees it.
         """
         self._handle = await runtime.start(launch, self._on_event, self._on_output)
-        run, handle = self.run, self._handle
+        try:
+            self._begin(self._handle, inbox, prompt)
+        except BaseException:
+            await asyncio.shield(self._handle.stop(0.0))  # nobody else knows of it
+            raise
+
+    def _begin(self, handle: Handle, inbox: Inbox, prompt: str) -> None:
+        run = self.run
         run.pid, run.port = handle.pid, handle.port or 0
         run.session_id, run.resumed = handle.session_id or "", handle.resumed
         run.active_at = self._now()
@@ -111,9 +117,8 @@ class LiveRun:
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
-        for task in tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        if tasks:  # one that has failed was told of, and must not stop the stop
+            await asyncio.wait(tasks)
 
     def emit(self, type_: str, **data: object) -> None:
         """Adds an event of our own."""

@@ -77,6 +77,10 @@ class FakeHandle:
         self._exit: asyncio.Future[ExitReport] = asyncio.Future()
         self._execute("create table if not exists said (id primary key, text)")
 
+    @property
+    def ended(self) -> bool:
+        return self._exit.done()
+
     def die(self, code: int | None = None, signal: int | None = None) -> None:
         if not self._exit.done():
             self._exit.set_result(ExitReport(code, signal))
