@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import time
 from collections.abc import Callable
 from typing import Final
@@ -129,20 +130,24 @@ class Plane:
                 self.failed.set_exception(problem)
 
     async def _restart_for_ever(self, name: str) -> None:
-        deaths = 0
+        deaths, served = 0, True
         while True:
             child, since = self._children[name], time.monotonic()
             code = await child.wait()
-            deaths = 1 if time.monotonic() - since > STEADY_S else deaths + 1
+            # Killed from outside while it served: not its fault, however often.
+            killed = served and code == -signal.SIGKILL
+            steady = time.monotonic() - since > STEADY_S
+            deaths = 1 if killed or steady else deaths + 1
             how = f"ended {ended_how(code)}"
             if deaths > len(RESTART_PAUSES_S):
                 raise child.problem(f"{how}, {deaths} times in a row")
             self._notice(f"{name} {how}; starting it again")
             await asyncio.sleep(RESTART_PAUSES_S[deaths - 1])
-            child = await self._spawn(name)
+            child, served = await self._spawn(name), False
             with contextlib.suppress(Problem):
                 # One that does not get ready has died, or is killed: next round.
                 await child.wait_ready()
+                served = True
                 self._notice(f"{name} serves again")
                 continue
             await asyncio.to_thread(kill_trees, [child.identity])

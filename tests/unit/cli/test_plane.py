@@ -93,6 +93,24 @@ async def test_a_dead_child_is_started_again(stage: Stage) -> None:
     assert "registry ended by SIGKILL; starting it again" in stage.notices
 
 
+async def test_a_child_that_is_killed_while_it_serves_always_comes_back(
+    stage: Stage,
+) -> None:
+    """However often a container is evicted, it was not its fault."""
+    await stage.plane.start()
+    kills = 2 * (len(plane_module.RESTART_PAUSES_S) + 1)
+
+    for number in range(1, kills + 1):
+
+        def back(times: int = number) -> bool:
+            return times == stage.notices.count("supervisor serves again")
+
+        stage.plane.identity("supervisor").send(signal.SIGKILL)
+        await wait_until(back, what=f"return {number}")
+
+    assert not stage.plane.failed.done()
+
+
 async def test_a_child_that_cannot_stay_up_ends_the_plane(stage: Stage) -> None:
     """Restarts in vain end with the child's name and the end of its log."""
     await stage.plane.start()
