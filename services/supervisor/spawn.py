@@ -34,7 +34,7 @@ WRITE_S = 10.0  # a child that reads nothing for so long is not listening
 KILL_S = 10.0  # what is not dead by then is stuck in the kernel
 POLL_S = 0.01
 NEWEST_LOOKS = 50  # some 2 ms
-INHERITED = ("PATH", "LANG")
+INHERITED = {"PATH": os.defpath, "LANG": "C.UTF-8"}  # and what they are by default
 
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -53,7 +53,7 @@ class Command:
 
     def environment(self) -> dict[str, str]:
         """The child's whole environment."""
-        inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
+        inherited = {k: os.environ.get(k, default) for k, default in INHERITED.items()}
         mark = {RUN_MARK: self.run} if self.run else {}
         return inherited | dict(self.environ) | mark
 
