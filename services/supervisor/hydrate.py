@@ -4,7 +4,8 @@ its workspace in place, all proven."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -71,12 +72,13 @@ class Hydrator:
         database = runtime.database_path(launch)
         version = await runtime.version(launch)
         saver = self._saver(claim, database, runtime.name, version)
-        if crashed:
+        if crashed and (database is None or database.exists()):
             await saver.open()
             return Hydrated(self._continuing(launch, saver.session_id), saver)
         head = await self.snapshots.advance(claim.name, claim.epoch)
-        lost = await self._settle(claim, saver, head, runtime.name, version)
-        if claim.spec.continues:
+        async with _closed_on_failure(saver):
+            lost = await self._settle(claim, saver, head, runtime.name, version)
+        if crashed or claim.spec.continues:
             launch = self._continuing(launch, saver.session_id)
         report = _report(claim, head, lost)
         if report:
@@ -92,14 +94,16 @@ class Hydrator:
         check_version(runtime.name, version, wanted.runtime, wanted.runtime_version)
         saver = self._saver(claim, runtime.database_path(launch), runtime.name, version)
         head = await self.snapshots.advance(claim.name, claim.epoch)
-        await self._settle(claim, saver, head, runtime.name, version)
-        replaced = await saver.save()
-        await saver.close()
-        await self._fetch(claim, saver, wanted)
-        # Its content is old but it follows the newest: a base, on top of the head.
-        saver.rebase(replaced)
-        await saver.open()
-        restored = await saver.save()
+        async with _closed_on_failure(saver):
+            replaced = head.number if head is not None else 0
+            if await self._keep_local(claim, saver, head):
+                replaced = await saver.save()
+            await saver.close()
+            await self._fetch(claim, saver, wanted)
+            # Its content is old but it follows the newest: a base, on top of the head.
+            saver.rebase(replaced)
+            await saver.open()
+            restored = await saver.save()
         await saver.close()
         return restored, replaced
 
@@ -155,6 +159,21 @@ class Hydrator:
     ) -> list[int]:
         """Leaves the right database on disk, nobody else using it, and the saver open
         on it. Returns the generations that could not be used."""
+        if await self._keep_local(claim, saver, head):
+            return []
+        if head is None or saver.database is None:
+            saver.begin(Lineage(0, claim.epoch), None, head)
+            self.places(claim.name).record(saver.lineage)
+            await saver.open()
+            return []
+        check_version(runtime, version, head.runtime, head.runtime_version)
+        return await self._newest_sound(claim, saver, head)
+
+    async def _keep_local(
+        self, claim: Claim, saver: Saver, head: Generation | None
+    ) -> bool:
+        """Ends what a predecessor left running. Saves the database on disk, if it is
+        the newest state, with the saver open on it; else sets it aside."""
         name, places = claim.name, self.places(claim.name)
         database = saver.database
         lineage = _caught_up(places.lineage(), head)
@@ -170,17 +189,10 @@ class Hydrator:
             log.warning("leftovers.ended", agent=str(name), processes=ended)
         if local:
             await self._save_local(saver, head, lineage)
-            return []
-        if database is not None and exists:
+        elif database is not None and exists:
             shelf = places.set_aside(database, "superseded")
             log.warning("hydrate.set_aside", agent=str(name), path=str(shelf))
-        if head is None or database is None:
-            saver.begin(Lineage(0, claim.epoch), None, head)
-            places.record(saver.lineage)
-            await saver.open()
-            return []
-        check_version(runtime, version, head.runtime, head.runtime_version)
-        return await self._newest_sound(claim, saver, head)
+        return local
 
     async def _save_local(
         self, saver: Saver, head: Generation | None, lineage: Lineage | None
@@ -258,6 +270,17 @@ class Hydrator:
         )
         places.record(lineage)
         saver.begin(lineage, page_map, generation)
+
+
+@asynccontextmanager
+async def _closed_on_failure(saver: Saver) -> AsyncIterator[None]:
+    """A saver that nobody gets must not go on holding the database: no later one
+    could open it."""
+    try:
+        yield
+    except BaseException:
+        await saver.close()
+        raise
 
 
 def _caught_up(lineage: Lineage | None, head: Generation | None) -> Lineage | None:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from services.chassis.errors import ServiceError
+from services.chassis.errors import Reason, ServiceError
 from services.supervisor.errand import Errand
 from services.supervisor.run import State
+from services.supervisor.snapshots_client import Segmented
 from services.supervisor.specs import AgentSpec, Role
 from tests.fakes.registry_client import FakeRegistry
 from tests.fakes.runtime import FakeRuntime
@@ -77,3 +78,78 @@ async def test_an_errand_that_failed_does_not_fail_who_drops_it() -> None:
     await asyncio.sleep(0)
 
     await errand.drop()
+
+
+async def test_a_hydration_that_fails_lets_go_of_the_database(world: World) -> None:
+    """The next start saves as ever: no forgotten saver keeps the file to itself."""
+    agent = await world.boot()
+    await agent.start()
+    await agent.save()
+    world.runtime.handle.write("unsaved")
+    successor = await world.boot()
+    world.snapshots.before = always_fenced
+    with pytest.raises(ServiceError):
+        await successor.start()
+    world.snapshots.before = lambda segmented: None
+
+    await successor.start()
+    world.runtime.handle.write("later")
+    known = len(world.snapshots.generations)
+    await successor.save()
+
+    assert known < len(world.snapshots.generations)
+    await successor.stop(1.0)
+
+
+async def test_a_crash_that_took_the_database_along_is_hydrated(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is gone with the process: the session comes from the store."""
+    monkeypatch.setattr("services.supervisor.agent.backoff_s", lambda failures: 0.0)
+    agent = await world.boot()
+    await agent.start()
+    first = world.runtime.handle
+    first.write("kept")
+    await agent.save()
+
+    for part in first.database.parent.glob(f"{first.database.name}*"):
+        part.unlink()
+    first.die(signal=9)
+    await until(lambda: 2 == len(world.runtime.handles))
+    await until(lambda: agent.run is not None and agent.run.state is State.RUNNING)
+
+    assert ["kept"] == world.runtime.handle.said()
+    assert first.session_id == world.runtime.handle.session_id
+    await agent.stop(1.0)
+
+
+async def test_a_restore_needs_no_head_that_this_runtime_can_read(
+    world: World,
+) -> None:
+    """The way out of RUNTIME_MISMATCH: an older generation, on an empty disk too."""
+    world.runtime.version_text = "7.7.9"
+    agent = await world.boot()
+    await agent.start()
+    world.runtime.handle.write("old")
+    await agent.save()
+    old = world.snapshots.generations[-1].number
+    await agent.stop(1.0)
+    world.runtime.version_text = "7.8.1"
+    await agent.start()
+    world.runtime.handle.write("new")
+    await agent.stop(1.0)
+    world.runtime.version_text = "7.7.9"
+    successor = await world.boot(fresh_disk=True)
+    with pytest.raises(ServiceError) as refused:
+        await successor.start()
+
+    restored, replaced = await successor.restore(old)
+    await successor.start()
+
+    assert Reason.RUNTIME_MISMATCH == refused.value.reason
+    assert (restored - 1, ["old"]) == (replaced, world.runtime.handle.said())
+    await successor.stop(1.0)
+
+
+def always_fenced(segmented: Segmented) -> None:
+    raise ServiceError(Reason.LEASE_FENCED, "cannot commit: another epoch was seen")
