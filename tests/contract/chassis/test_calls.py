@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
 from services.chassis import interceptors
@@ -20,7 +18,6 @@ from services.chassis.errors import Reason, ServiceError, rpc_errors
 from tests.support.grpc_server import RunningServer, running
 from tests.support.shapes import (
     REQUEST_STREAMS,
-    SERVICE,
     SHAPES,
     Shapes,
     about,
@@ -35,27 +32,6 @@ from tests.support.waiting import wait_until
 each_shape = pytest.mark.parametrize("shape", SHAPES)
 
 INNER_TEXT = "the inner text that nobody outside may read"
-
-
-@pytest.fixture
-def tokens(tmp_path: Path) -> Tokens:
-    return Tokens(tmp_path)
-
-
-@pytest.fixture
-def shapes() -> Shapes:
-    return Shapes()
-
-
-@pytest.fixture
-async def server(shapes: Shapes, tokens: Tokens) -> AsyncIterator[RunningServer]:
-    async with running(shapes.add_to, policy(), tokens, [SERVICE]) as server:
-        yield server
-
-
-@pytest.fixture
-def channel(server: RunningServer, tokens: Tokens) -> grpc.aio.Channel:
-    return server.channel(tokens.container())
 
 
 async def refusal(
@@ -337,46 +313,6 @@ class TestRefusals:
 
             assert error.reason is Reason.TOO_MANY_CALLS
             assert await first == [about()]
-
-
-@each_shape
-class TestLog:
-    async def test_one_line_for_each_call(
-        self, shape: str, channel: grpc.aio.Channel
-    ) -> None:
-        """Method, outcome, caller, time and bytes; nothing of what was said."""
-        size = about().ByteSize()
-
-        with capture_logs(processors=[merge_contextvars]) as lines:
-            await ask(channel, shape, metadata=(("x-request-id", "chosen-1"),))
-            line = await wait_until(lambda: _ended(lines))
-
-        assert len(lines) == 1
-        assert line.pop("seconds") >= 0
-        assert line == {
-            "event": "call.ended",
-            "log_level": "info",
-            "request_id": "chosen-1",
-            "method": method(shape),
-            "code": "OK",
-            "reason": "",
-            "caller_kind": "container",
-            "towns": ["town-1"],
-            "received_bytes": size,
-            "sent_bytes": size,
-        }
-
-    @pytest.mark.parametrize("given", ["", "x" * 129, "a b", "a;b"])
-    async def test_a_bad_request_id_is_replaced(
-        self, shape: str, channel: grpc.aio.Channel, given: str
-    ) -> None:
-        """Whatever a caller calls its request, the log stays one clean line."""
-        with capture_logs(processors=[merge_contextvars]) as lines:
-            await ask(channel, shape, metadata=(("x-request-id", given),))
-            line = await wait_until(lambda: _ended(lines))
-
-        assert line["request_id"] != given
-        assert len(line["request_id"]) == 32
 
 
 @pytest.mark.parametrize("shape", REQUEST_STREAMS)

@@ -1,0 +1,1 @@
+"""What every service has around its handlers, over a real port."""
