@@ -159,6 +159,9 @@ class Hydrator:
     ) -> list[int]:
         """Leaves the right database on disk, nobody else using it, and the saver open
         on it. Returns the generations that could not be used."""
+        if head is not None:
+            # First: a save of what lies here would call it ours, readable or not.
+            check_version(runtime, version, head.runtime, head.runtime_version)
         if await self._keep_local(claim, saver, head):
             return []
         if head is None or saver.database is None:
@@ -166,7 +169,6 @@ class Hydrator:
             self.places(claim.name).record(saver.lineage)
             await saver.open()
             return []
-        check_version(runtime, version, head.runtime, head.runtime_version)
         return await self._newest_sound(claim, saver, head)
 
     async def _keep_local(
@@ -233,12 +235,12 @@ class Hydrator:
                     candidates = await self.snapshots.older(claim.name, head.number)
                 continue
             if lost:
-                saver.rebase(head.number)
+                self._stand_on(claim, saver, head, saver.session_id)
             await saver.open()
             return lost
         if head.opaque:
             # Whole-file bytes that are no database: kept, and nothing to resume.
-            saver.begin(Lineage(0, claim.epoch), None, head)
+            self._stand_on(claim, saver, head, "")
             await saver.open()
             return lost
         raise ServiceError(
@@ -247,6 +249,15 @@ class Hydrator:
             " nothing was deleted, look at the store",
             agent=claim.name,
         )
+
+    def _stand_on(
+        self, claim: Claim, saver: Saver, head: Generation, session_id: str
+    ) -> None:
+        """What is on disk now follows a head that it was not made from. Written down:
+        what a run adds before its first save is no stranger's then."""
+        lineage = Lineage(head.number, claim.epoch, session_id)
+        self.places(claim.name).record(lineage)
+        saver.begin(lineage, None, head)
 
     async def _fetch(self, claim: Claim, saver: Saver, generation: Generation) -> None:
         """One generation, proven, in its place; the saver stands on it."""

@@ -129,6 +129,7 @@ class FakeHandle:
     def _execute(self, statement: str, *values: str) -> list[tuple[object, ...]]:
         # Never through another SQLite library: it would drop the saver's locks.
         connection = apsw.Connection(str(self.database))
+        connection.set_busy_timeout(5000)  # a save reads it in another thread
         try:
             return connection.execute(statement, values).fetchall()
         finally:

@@ -151,5 +151,51 @@ async def test_a_restore_needs_no_head_that_this_runtime_can_read(
     await successor.stop(1.0)
 
 
+async def test_an_older_runtime_is_not_let_at_the_local_file_either(
+    world: World,
+) -> None:
+    """The disk outlived an upgrade that was taken back: nothing is saved or started."""
+    world.runtime.version_text = "7.8.1"
+    agent = await world.boot()
+    await agent.start()
+    await agent.stop(1.0)
+    known = len(world.snapshots.generations)
+    world.runtime.version_text = "7.7.9"
+
+    with pytest.raises(ServiceError) as refused:
+        await agent.start()
+
+    assert Reason.RUNTIME_MISMATCH == refused.value.reason
+    assert (1, known) == (len(world.runtime.handles), len(world.snapshots.generations))
+
+
+async def test_work_after_a_rotten_head_is_not_set_aside(
+    world: World,
+) -> None:
+    """A run that goes on from an older generation, with the store away since, is gone
+    on with from its disk."""
+    agent = await world.boot()
+    await agent.start()
+    await agent.save()
+    world.runtime.handle.write("x" * 50_000)
+    await agent.stop(1.0)
+    world.snapshots.rot(world.snapshots.generations[-1])
+    second = await world.boot(fresh_disk=True)
+    world.snapshots.before = always_away
+    await second.start()
+    world.runtime.handle.write("unsaved")
+
+    third = await world.boot()
+    world.snapshots.before = lambda segmented: None
+    await third.start()
+
+    assert "unsaved" in world.runtime.handle.said()
+    await third.stop(1.0)
+
+
+def always_away(segmented: Segmented) -> None:
+    raise ServiceError(Reason.STORE_UNAVAILABLE, "cannot reach the store")
+
+
 def always_fenced(segmented: Segmented) -> None:
     raise ServiceError(Reason.LEASE_FENCED, "cannot commit: another epoch was seen")
