@@ -77,7 +77,7 @@ class SnapshotsProcess:
         self.address = line.removeprefix("ready grpc://").strip()
         self.environ["TOWNKEEPER_SNAPSHOTS_ADDR"] = self.address
 
-    def _first_line(self, limit_s: float = 15.0) -> str:
+    def _first_line(self, limit_s: float = 60.0) -> str:
         assert self._process is not None
         assert self._process.stdout is not None
         with selectors.DefaultSelector() as selector:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -48,6 +48,33 @@ class Stream:
 
 async def begun(world: World, stream: Stream) -> None:
     await wait_until(lambda: world.staged != [])
+
+
+@pytest.mark.parametrize(
+    ("first", "refused"),
+    [
+        pytest.param(
+            lambda: header(epoch=1, if_generation_match=1),
+            ("FAILED_PRECONDITION", "LEASE_FENCED"),
+            id="old epoch",
+        ),
+        pytest.param(
+            lambda: header(epoch=2, if_generation_match=0),
+            ("ABORTED", "GENERATION_MISMATCH"),
+            id="old head",
+        ),
+    ],
+)
+async def test_late_from_the_first_frame(
+    world: World, saves: Saves, first: Callable[[], Frame], refused: tuple[str, str]
+) -> None:
+    """What can never commit is refused before its bytes are sent."""
+    await saves.base()
+    await saves.client.advance(epoch=2)
+
+    assert refused == await reason_of(saves.client.send([first()]))
+
+    assert [] == world.staged
 
 
 async def test_fenced_in_mid_stream(world: World, saves: Saves) -> None:

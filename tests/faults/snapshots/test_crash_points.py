@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from tests.support.snapshot_frames import (
     trailer,
 )
 
-pytestmark = [pytest.mark.faults, pytest.mark.redis, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.faults, pytest.mark.redis, pytest.mark.timeout(300)]
 
 OLD = made.image(300, seed=1)
 NEW = made.edited(OLD, [3, 80, 299], b"new")
@@ -39,24 +38,20 @@ def file_frames(data: bytes) -> list[Frame]:
     return [file_header(epoch=1), *chunks(data, size=40_000), trailer(data)]
 
 
-async def begin(plant: Plant) -> None:
-    """The agent has an owner and one generation."""
-    async with plant.client() as client:
-        await client.advance()
-        await client.upload(made.base(OLD), bytes(made.fingerprint(OLD)))
-
-
-async def die_at(plant: Plant, step: int, frames: list[Frame]) -> list[str]:
-    """Uploads into a process that dies at this step; the steps it came to."""
-    armed = plant.folder / f"armed-{step}-{uuid.uuid4()}"
-    plant.process.module = "tests.faults.snapshots.dying_service"
+def start(plant: Plant, step: int) -> Path:
+    """A process that dies at this step once the file exists that is returned."""
+    armed = plant.folder / f"armed-{step}"
     plant.process.start(TK_ARMED=str(armed), TK_DIE_AT=str(step))
+    return armed
+
+
+async def die(plant: Plant, armed: Path, frames: list[Frame]) -> list[str]:
+    """Uploads until the process dies, or to the end; the steps that it came to."""
     armed.touch()
     async with plant.client() as client:
         with contextlib.suppress(grpc.aio.AioRpcError):
             await client.send(frames)
     plant.process.kill()
-    plant.process.module = "services.snapshots"
     return armed.read_text().split("\n")[:-1]
 
 
@@ -96,15 +91,17 @@ async def every_step(
     plant: Plant, make: Callable[[int], tuple[list[Frame], bytes]]
 ) -> list[str]:
     """Dies at step 1, then 2, until an upload gets through; the steps of that one."""
-    generation = 1
+    plant.process.module = "tests.faults.snapshots.dying_service"
+    armed = start(plant, 1)
+    async with plant.client() as client:
+        await client.advance()
+        await client.upload(made.base(OLD), bytes(made.fingerprint(OLD)))
     for step in range(1, 100):
-        frames, new = make(generation)
-        steps = await die_at(plant, step, frames)
-        plant.process.start()
+        frames, new = make(step)
+        steps = await die(plant, armed, frames)
+        armed = start(plant, step + 1)
         async with plant.client() as client:
-            await check(plant, client, frames, generation, new)
-            generation += 1
-        plant.process.kill()
+            await check(plant, client, frames, step, new)
         if len(steps) < step:
             return steps
     raise AssertionError("an upload of more than a hundred steps?")
@@ -114,8 +111,6 @@ async def test_a_delta(plant: Plant) -> None:
     """Killed at any step of a delta's commit, the service comes back with the old
     generation or the new one, and the same upload again is that one generation."""
     image = OLD
-    with plant.process:
-        await begin(plant)
 
     def make(generation: int) -> tuple[list[Frame], bytes]:
         nonlocal image
@@ -138,8 +133,6 @@ async def test_a_delta(plant: Plant) -> None:
 
 async def test_a_whole_file(plant: Plant, tmp_path: Path) -> None:
     """The same for a whole file, which is made into a segment on the way."""
-    with plant.process:
-        await begin(plant)
 
     def make(generation: int) -> tuple[list[Frame], bytes]:
         data = database(tmp_path / "db", rows=20 + generation)

@@ -11,7 +11,7 @@ from tests.faults.snapshots.conftest import Plant
 from tests.support.snapshot_errors import reason_of
 from tests.support.snapshot_frames import chunks, file_header, trailer
 
-pytestmark = [pytest.mark.faults, pytest.mark.redis]
+pytestmark = [pytest.mark.faults, pytest.mark.redis, pytest.mark.timeout(120)]
 
 FULL = ("RESOURCE_EXHAUSTED", "STORAGE_FULL")
 NOISE = random.Random(1).randbytes(3_000_000)

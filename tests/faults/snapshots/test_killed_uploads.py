@@ -21,7 +21,7 @@ from tests.support.snapshot_frames import (
     trailer,
 )
 
-pytestmark = [pytest.mark.faults, pytest.mark.redis, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.faults, pytest.mark.redis, pytest.mark.timeout(300)]
 
 ROUNDS = int(os.environ.get("ROUNDS") or 4)
 SEED = int(os.environ.get("SEED") or 1)

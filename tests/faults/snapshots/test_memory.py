@@ -12,7 +12,7 @@ from tests.faults.snapshots.conftest import Plant
 from tests.support.snapshot_frames import NAME, Frame, chunk, file_header
 from townkeeper.snapshots.v1 import snapshots_pb2 as pb
 
-pytestmark = [pytest.mark.faults, pytest.mark.redis, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.faults, pytest.mark.redis, pytest.mark.timeout(300)]
 
 SIZE_MIB = 300
 MIB = 1 << 20

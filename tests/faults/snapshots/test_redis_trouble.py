@@ -27,7 +27,7 @@ from tests.support.snapshot_frames import (
 )
 from tests.support.waiting import wait_until
 
-pytestmark = [pytest.mark.faults, pytest.mark.redis]
+pytestmark = [pytest.mark.faults, pytest.mark.redis, pytest.mark.timeout(120)]
 
 IMAGE = made.image(50)
 BASE = made.base(IMAGE)

@@ -14,7 +14,11 @@ from tests.support.snapshot_frames import Client
 from tests.support.snapshots_process import SnapshotsProcess, refused_start
 from tests.support.tokens import Tokens
 
-pytestmark = [pytest.mark.integration, pytest.mark.redis]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.redis,
+    pytest.mark.timeout(120),
+]
 
 
 @pytest.fixture
