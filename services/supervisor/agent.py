@@ -14,8 +14,7 @@ from typing import Final
 import structlog
 
 from services.chassis.errors import Reason, ServiceError
-from services.chassis.names import AgentName
-from services.supervisor.errand import Errand
+from services.supervisor.holding import Holding
 from services.supervisor.live import LiveRun, last_save
 from services.supervisor.output import OutputBuffer
 from services.supervisor.run import (
@@ -31,7 +30,6 @@ from services.supervisor.run import (
 from services.supervisor.runtime import ExitReport
 from services.supervisor.saver import Saver
 from services.supervisor.specs import Claim
-from services.supervisor.surroundings import Surroundings
 
 log = structlog.get_logger()
 
@@ -40,46 +38,17 @@ STOP_GRACE_S: Final = 10.0
 LAST_SAVE_S: Final = 30.0
 
 
-class Agent:
-    """The keeper of one agent. `run` is the current run, or the last one."""
-
-    def __init__(self, name: AgentName, around: Surroundings) -> None:
-        self.name = name
-        self.run: Run | None = None
-        self.output = OutputBuffer()
-        self.failed_starts = 0
-        self._around = around
-        self._lock = asyncio.Lock()
-        self._claim: Claim | None = None
-        self._live: LiveRun | None = None
-        self._saver: Saver | None = None  # stays after the process until all is saved
-        self._errand = Errand(str(name))
-
-    @property
-    def epoch(self) -> int:
-        return self._claim.epoch if self._claim is not None else 0
-
-    @property
-    def lag_s(self) -> float:
-        return self._saver.lag_s if self._saver is not None else 0.0
-
-    @property
-    def holds_lease(self) -> bool:
-        return self._claim is not None
-
-    def wake(self) -> None:
-        """Says that the inbox may hold something new."""
-        if self._live is not None:
-            self._live.wake()
+class Agent(Holding):
+    """The keeper of one agent."""
 
     async def start(self) -> Run:
         """Claims the agent and starts it, or returns the run that it already has."""
         async with self._lock:
-            claim = (await self._around.registry.claim([self.name]))[0]
+            claim = await self._take()
             if self._runs(claim):
                 assert self.run is not None
                 return self.run
-            await self._halt(STOP_GRACE_S, patient=True)
+            await self._halt(STOP_GRACE_S, "", patient=True)
             try:
                 return await self._begin(claim, Crashes())
             except ServiceError:
@@ -89,12 +58,8 @@ class Agent:
     async def resume(self, claim: Claim) -> None:
         """Starts an agent that was claimed at boot; tries again until it runs."""
         async with self._lock:
-            if self._runs(claim):
-                return
-            try:
-                await self._begin(claim, Crashes())
-            except ServiceError:
-                self._errand.begin(self._restart(claim, Crashes()))
+            if not self._runs(claim):
+                await self._bring_back(claim)
 
     async def stop(self, grace_s: float) -> Run:
         """Ends the process, saves its last state, gives the lease back.
@@ -105,7 +70,7 @@ class Agent:
         async with self._lock:
             if self.run is None:
                 raise no_run(self.name)
-            await self._halt(grace_s)
+            await self._halt(grace_s, "stopped")
             await self._release("stopped")
             self._exited("stopped")
             return self.run
@@ -113,15 +78,18 @@ class Agent:
     async def leave(self, grace_s: float) -> None:
         """As `stop`, for a supervisor that ends: the agent must run elsewhere."""
         async with self._lock:
-            await self._halt(grace_s, patient=True)
+            await self._halt(grace_s, "", patient=True)
             await self._release("")
             if self.run is not None:
                 self._exited("evicted")
 
-    async def lost(self, why: str) -> None:
-        """The lease is another's: ends everything, saves nothing, keeps the file."""
+    async def lost(self, epoch: int, why: str) -> None:
+        """The lease is another's: ends everything, saves nothing, keeps the file.
+
+        A later lease, taken while this waited for its turn, is not meant.
+        """
         async with self._lock:
-            if self._claim is None:
+            if self.epoch != epoch or self._claim is None:
                 return
             log.error("agent.lease_lost", agent=str(self.name), why=why)
             await self._errand.drop()
@@ -160,17 +128,35 @@ class Agent:
         """Makes an older generation the newest; returns its new number and that of
         the state it replaced (0: there was none)."""
         async with self._lock:
-            claim = (await self._around.registry.claim([self.name]))[0]
-            ran = self._live is not None
-            await self._halt(STOP_GRACE_S, patient=True)
-            restored, replaced = await self._around.hydrator.restore(claim, number)
-            if ran:
-                await self._begin(claim, Crashes())
-            else:
-                await self._release("stopped")
-            return restored, replaced
+            claim = await self._take()
+            ran = self.run is not None and self.run.alive
+            if not ran:
+                self._claim = claim
+            hydrator = self._around.hydrator
+            try:
+                await hydrator.snapshots.get(self.name, number)  # before anything ends
+                await self._halt(STOP_GRACE_S, "", patient=True)
+                return await hydrator.restore(claim, number)
+            finally:
+                if not ran:
+                    await self._release("stopped")
+                elif self._live is None and self._saver is None:
+                    await self._bring_back(claim)
 
     # Everything below runs under the lock.
+
+    async def _take(self) -> Claim:
+        # A release that is still to be told would end the run that now begins.
+        await self._around.tell_release(self.name)
+        return (await self._around.registry.claim([self.name]))[0]
+
+    async def _bring_back(self, claim: Claim) -> None:
+        """Starts the agent; tries again until it runs."""
+        await self._errand.drop()
+        try:
+            await self._begin(claim, Crashes())
+        except ServiceError:
+            self._errand.begin(self._restart(claim, Crashes()))
 
     def _runs(self, claim: Claim) -> bool:
         held = self._claim
@@ -190,7 +176,7 @@ class Agent:
         self.output = OutputBuffer()
         try:
             live = await self._launch(claim, run, crashes)
-        except (ServiceError, OSError) as error:
+        except Exception as error:  # whatever it is, the next try must come
             self.failed_starts += 1
             run.error, run.exit_reason = str(error), "failed"
             run.move(State.FAILED)
@@ -213,7 +199,7 @@ class Agent:
         )
         self._saver = saver = hydrated.saver
         saver.on_saved = self._on_saved
-        saver.on_fenced = lambda why: around.keep(self.lost(why))
+        saver.on_fenced = lambda why: around.keep(self.lost(claim.epoch, why))
         run.workdir = str(hydrated.launch.workdir)
         run.generation, run.saved_at = saver.generation, saver.saved_at
         run.lost_generations = hydrated.lost
@@ -283,8 +269,13 @@ class Agent:
                         why=error.message,
                     )
 
-    async def _halt(self, grace_s: float, *, patient: bool = False) -> None:
-        """Ends the process, if there is one, and saves; raises SAVE_PENDING."""
+    async def _halt(
+        self, grace_s: float, end_reason: str, *, patient: bool = False
+    ) -> None:
+        """Ends the process, if there is one, and saves.
+
+        Raises SAVE_PENDING; the lease goes with `end_reason` once all is saved then.
+        """
         await self._errand.drop()
         live, self._live = self._live, None
         if live is not None:
@@ -296,7 +287,7 @@ class Agent:
         if self._saver is None:
             return
         if not await last_save(self._saver, LAST_SAVE_S, patient=patient):
-            self._errand.begin(self._save_then_release("stopped"))
+            self._errand.begin(self._save_then_release(end_reason))
             raise ServiceError(
                 Reason.SAVE_PENDING,
                 f"cannot finish the stop of {self.name}: its process is gone and its"
@@ -314,36 +305,7 @@ class Agent:
                 if self._saver is None or await last_save(self._saver, LAST_SAVE_S):
                     await self._close_saver()
                     await self._release(end_reason)
-                    self._exited(end_reason)
+                    self._exited(end_reason or "evicted")
                     return
             failures += 1
             await asyncio.sleep(backoff_s(failures))
-
-    async def _release(self, end_reason: str) -> None:
-        if self._claim is not None:
-            await self._around.release(self._claim, end_reason)
-        self._claim = None
-
-    def _exited(self, reason: str) -> None:
-        run = self.run
-        if run is None or not run.alive:
-            return
-        run.exit_reason = reason
-        run.pid = 0
-        run.move(State.EXITED)
-        self.output.close()
-        self._around.events.append(
-            self.name.agent, "agent.exited", {"reason": reason, "run": run.id}
-        )
-
-    async def _close_saver(self) -> None:
-        saver, self._saver = self._saver, None
-        if saver is not None:
-            await saver.close()
-
-    def _on_saved(self, saver: Saver) -> None:
-        if self.run is not None:
-            self.run.generation, self.run.saved_at = saver.generation, saver.saved_at
-        self._around.events.append(
-            self.name.agent, "agent.saved", {"generation": saver.generation}
-        )

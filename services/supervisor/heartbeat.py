@@ -50,13 +50,14 @@ class Heartbeat:
             await asyncio.sleep(self._interval_s)
 
     async def _beat_once(self) -> None:
-        pulse = await self._registry.heartbeat(self._roster.evidence())
-        if pulse.lost:
-            await self._roster.lost(pulse.lost, "the lease is another instance's now")
+        evidence = self._roster.evidence()
+        pulse = await self._registry.heartbeat(evidence)
+        # The epochs that were shown: a lease taken since is not what was lost.
+        lost = {one.agent: one.epoch for one in evidence if one.agent in pulse.lost}
+        self._roster.lost(lost, "the lease is another instance's now")
         self._roster.wake(pulse.pending)
-        for name, (epoch, reason) in tuple(self._around.unreleased.items()):
-            await self._registry.release(name, epoch, reason)
-            del self._around.unreleased[name]
+        for name in tuple(self._around.unreleased):
+            await self._around.tell_release(name)
 
     async def _on_error(self, error: ServiceError) -> None:
         self.missed += 1

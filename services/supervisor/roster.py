@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -91,15 +91,18 @@ class Roster:
                 log.error("agent.leave_failed", agent=str(agent.name), why=str(result))
         await self._around.settle()
 
-    async def lost(self, names: Iterable[AgentName], why: str) -> None:
-        """Ends agents whose lease is another's."""
-        agents = [self._agents[name] for name in names if name in self._agents]
-        await asyncio.gather(*(agent.lost(why) for agent in agents))
+    def lost(self, leases: Mapping[AgentName, int], why: str) -> None:
+        """Has agents ended whose lease, of this epoch, is another's. Does not wait: the
+        heartbeat that heard of it must go on for the others."""
+        for name, epoch in leases.items():
+            if name in self._agents:
+                self._around.keep(self._agents[name].lost(epoch, why))
 
     async def lost_all(self, why: str) -> None:
         """Ends every agent: another boot has our slot."""
         self._leaving = True
-        await self.lost([agent.name for agent in self.agents], why)
+        self.lost({agent.name: agent.epoch for agent in self.agents}, why)
+        await self._around.settle()
 
     def evidence(self) -> list[Evidence]:
         """What a heartbeat hands in."""

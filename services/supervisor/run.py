@@ -135,7 +135,7 @@ def not_running(name: AgentName) -> ServiceError:
     )
 
 
-def start_failed(name: AgentName, error: OSError) -> ServiceError:
+def start_failed(name: AgentName, error: Exception) -> ServiceError:
     """The host would not have it: a full disk, no processes left, a folder taken."""
     return ServiceError(
         Reason.START_FAILED,

@@ -13,6 +13,7 @@ import structlog
 from services.chassis.clock import Clock
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName
+from services.supervisor.errand import report_failure
 from services.supervisor.events import EventLog
 from services.supervisor.ledger import Ledger
 from services.supervisor.places import Places
@@ -71,10 +72,20 @@ class Surroundings:
             if end_reason:
                 self.unreleased[claim.name] = (claim.epoch, end_reason)
 
+    async def tell_release(self, name: AgentName) -> None:
+        """Tells the registry of a release that it has not heard, if there is one."""
+        untold = self.unreleased.get(name)
+        if untold is None:
+            return
+        await self.registry.release(name, *untold)
+        if self.unreleased.get(name) == untold:
+            del self.unreleased[name]
+
     def keep(self, step: Coroutine[object, object, None]) -> None:
         """Runs a step that nobody waits for, and owns it until it ends."""
         task = asyncio.create_task(step)
         self._kept.add(task)
+        task.add_done_callback(report_failure)
         task.add_done_callback(self._kept.discard)
 
     async def settle(self) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName
 from services.supervisor.inbox import InboxMessage, Outcome
+from services.supervisor.registry_client import Evidence, Pulse
 from services.supervisor.specs import AgentSpec, Claim
 
 
@@ -24,6 +25,11 @@ class FakeRegistry:
     waiting: list[InboxMessage] = field(default_factory=list)
     acknowledged: list[tuple[str, Outcome, int]] = field(default_factory=list)
     settled: asyncio.Event = field(default_factory=asyncio.Event)
+    lost: tuple[AgentName, ...] = ()  # what the next heartbeat says
+    deaf: bool = False  # releases do not reach it
+
+    async def heartbeat(self, runs: Iterable[Evidence]) -> Pulse:
+        return Pulse(10.0, self.lost, ())
 
     async def claim(self, agents: Iterable[AgentName] = ()) -> list[Claim]:
         names = list(agents) or [n for n in self.specs if n not in self.ended]
@@ -37,6 +43,10 @@ class FakeRegistry:
         return [Claim(n, self.specs[n], self.epochs[n], 0) for n in names]
 
     async def release(self, name: AgentName, epoch: int, end_reason: str = "") -> None:
+        if self.deaf:
+            raise ServiceError(Reason.SERVICE_UNAVAILABLE, "cannot reach the registry")
+        if name not in self.held or epoch != self.epochs[name]:
+            return
         self.held.discard(name)
         if end_reason:
             self.ended[name] = end_reason

@@ -150,7 +150,7 @@ async def test_a_lost_lease_ends_it_and_keeps_its_file_aside(world: World) -> No
     await until(lambda: bool(world.snapshots.generations))
     before = len(world.snapshots.generations)
 
-    await agent.lost("epoch 2 is another's")
+    await agent.lost(agent.epoch, "epoch 2 is another's")
 
     assert before == len(world.snapshots.generations)
     assert agent.run is not None

@@ -8,7 +8,10 @@ import pytest
 
 from services.chassis.errors import Reason, ServiceError
 from services.supervisor.errand import Errand
+from services.supervisor.heartbeat import Heartbeat
+from services.supervisor.roster import Roster
 from services.supervisor.run import State
+from services.supervisor.runtime import Launch
 from services.supervisor.snapshots_client import Segmented
 from services.supervisor.specs import AgentSpec, Role
 from tests.fakes.registry_client import FakeRegistry
@@ -199,3 +202,150 @@ def always_away(segmented: Segmented) -> None:
 
 def always_fenced(segmented: Segmented) -> None:
     raise ServiceError(Reason.LEASE_FENCED, "cannot commit: another epoch was seen")
+
+
+async def test_a_restore_of_nothing_leaves_the_agent_running(world: World) -> None:
+    """A number that does not exist is refused before anything ends."""
+    agent = await world.boot()
+    run = await agent.start()
+
+    with pytest.raises(ServiceError) as refused:
+        await agent.restore(99)
+
+    assert Reason.SNAPSHOT_NOT_FOUND == refused.value.reason
+    assert (State.RUNNING, run) == (run.state, await agent.start())
+    await agent.stop(1.0)
+
+
+async def test_a_restore_that_fails_half_way_starts_the_agent_again(
+    world: World,
+) -> None:
+    """What ran before the call runs after it, on what it had."""
+    agent = await world.boot()
+    await agent.start()
+    world.runtime.handle.write("kept")
+    await agent.save()
+    old = world.snapshots.generations[0]
+    world.runtime.handle.write("x" * 50_000)
+    await agent.save()
+    world.snapshots.rot(old)
+
+    with pytest.raises(ServiceError):
+        await agent.restore(old.number)
+
+    assert agent.run is not None
+    assert State.RUNNING == agent.run.state
+    assert "kept" in world.runtime.handle.said()
+    await agent.stop(1.0)
+
+
+async def test_a_restore_ends_a_row_of_crashes(world: World) -> None:
+    """An agent that waits to be started again is one that runs: it is not ended."""
+    agent = await world.boot()
+    await agent.start()
+    await agent.save()
+    world.runtime.handle.die(code=1)
+    await until(lambda: agent.run is not None and agent.run.state is State.BACKOFF)
+
+    await agent.restore(1)
+
+    assert State.RUNNING == agent.run.state  # type: ignore[union-attr]
+    assert {} == world.registry.ended
+    await agent.stop(1.0)
+
+
+async def test_who_leaves_with_a_save_pending_ends_no_agent(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store comes back while the container ends: the agent must run elsewhere."""
+    monkeypatch.setattr("services.supervisor.agent.LAST_SAVE_S", 0.05)
+    monkeypatch.setattr("services.supervisor.agent.backoff_s", lambda failures: 0.0)
+    agent = await world.boot()
+    await agent.start()
+    world.runtime.handle.write("last")
+    world.snapshots.before = always_away
+    with pytest.raises(ServiceError):
+        await agent.leave(1.0)
+    world.snapshots.before = lambda segmented: None
+
+    await until(lambda: NAME not in world.registry.held)
+
+    assert {} == world.registry.ended
+
+
+async def test_an_old_lease_that_was_lost_does_not_end_a_new_run(world: World) -> None:
+    """The news of a lost lease waits for a start that has taken the next one."""
+    agent = await world.boot()
+    await agent.start()
+    lost = agent.epoch
+    world.registry.held.clear()
+    run = await agent.start()
+
+    await agent.lost(lost, "it was another's for a while")
+
+    assert (lost + 1, State.RUNNING) == (agent.epoch, run.state)
+    await agent.stop(1.0)
+
+
+async def test_a_lost_lease_does_not_hold_up_the_heartbeat(world: World) -> None:
+    """One agent's step takes long: the leases of all others are renewed meanwhile."""
+    around = world.surroundings()
+    roster = Roster(around)
+    world.snapshots.gate = asyncio.Event()
+    starting = asyncio.create_task(roster.start(NAME))
+    await until(lambda: bool(world.runtime.handles))
+    run = await starting
+    stopping = asyncio.create_task(roster.stop(NAME))
+    await until(lambda: run.state is State.SAVING)
+    heart = Heartbeat(around, roster, "127.0.0.1:1", 0.0, ignore)
+    world.registry.lost = (NAME,)
+
+    async with asyncio.timeout(1):
+        await heart._beat_once()
+
+    world.snapshots.gate.set()
+    await stopping
+    await around.settle()
+
+
+async def test_a_release_that_was_not_heard_does_not_end_the_next_run(
+    world: World,
+) -> None:
+    """Stopped while the registry was away, started when it is back: it runs."""
+    around = world.surroundings()
+    roster = Roster(around)
+    await roster.start(NAME)
+    world.registry.deaf = True
+    await roster.stop(NAME, 1.0)
+    world.registry.deaf = False
+
+    run = await roster.start(NAME)
+    await Heartbeat(around, roster, "127.0.0.1:1", 0.0, ignore)._beat_once()
+
+    assert ({}, {NAME}) == (world.registry.ended, world.registry.held)
+    assert State.RUNNING == run.state
+    await roster.leave(1.0)
+
+
+async def test_a_defect_in_one_try_does_not_end_the_tries(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that nobody thought of is a failed start, not the end of the agent."""
+    monkeypatch.setattr("services.supervisor.agent.backoff_s", lambda failures: 0.0)
+    broken = [ValueError("a defect")] * 2
+
+    def before(launch: Launch) -> None:
+        if broken:
+            raise broken.pop()
+
+    world.runtime.before = before
+    agent = await world.boot()
+
+    await agent.resume((await world.registry.claim([NAME]))[0])
+    await until(lambda: agent.run is not None and agent.run.state is State.RUNNING)
+
+    await agent.stop(1.0)
+
+
+async def ignore(why: str) -> None:
+    """A supervisor that was replaced would end here."""

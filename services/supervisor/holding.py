@@ -1,0 +1,77 @@
+"""What the keeper of an agent has in hand: lease, run, process, saver; and how each of
+them is let go."""
+
+from __future__ import annotations
+
+import asyncio
+
+from services.chassis.names import AgentName
+from services.supervisor.errand import Errand
+from services.supervisor.live import LiveRun
+from services.supervisor.output import OutputBuffer
+from services.supervisor.run import Run, State
+from services.supervisor.saver import Saver
+from services.supervisor.specs import Claim
+from services.supervisor.surroundings import Surroundings
+
+
+class Holding:
+    """Of one agent. `run` is the current run, or the last one."""
+
+    def __init__(self, name: AgentName, around: Surroundings) -> None:
+        self.name = name
+        self.run: Run | None = None
+        self.output = OutputBuffer()
+        self.failed_starts = 0
+        self._around = around
+        self._lock = asyncio.Lock()
+        self._claim: Claim | None = None
+        self._live: LiveRun | None = None
+        self._saver: Saver | None = None  # stays after the process until all is saved
+        self._errand = Errand(str(name))
+
+    @property
+    def epoch(self) -> int:
+        return self._claim.epoch if self._claim is not None else 0
+
+    @property
+    def lag_s(self) -> float:
+        return self._saver.lag_s if self._saver is not None else 0.0
+
+    @property
+    def holds_lease(self) -> bool:
+        return self._claim is not None
+
+    def wake(self) -> None:
+        """Says that the inbox may hold something new."""
+        if self._live is not None:
+            self._live.wake()
+
+    async def _release(self, end_reason: str) -> None:
+        if self._claim is not None:
+            await self._around.release(self._claim, end_reason)
+        self._claim = None
+
+    def _exited(self, reason: str) -> None:
+        run = self.run
+        if run is None or not run.alive:
+            return
+        run.exit_reason = reason
+        run.pid = 0
+        run.move(State.EXITED)
+        self.output.close()
+        self._around.events.append(
+            self.name.agent, "agent.exited", {"reason": reason, "run": run.id}
+        )
+
+    async def _close_saver(self) -> None:
+        saver, self._saver = self._saver, None
+        if saver is not None:
+            await saver.close()
+
+    def _on_saved(self, saver: Saver) -> None:
+        if self.run is not None:
+            self.run.generation, self.run.saved_at = saver.generation, saver.saved_at
+        self._around.events.append(
+            self.name.agent, "agent.saved", {"generation": saver.generation}
+        )
