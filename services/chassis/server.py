@@ -174,15 +174,36 @@ async def run_until_signal(
         loop.add_signal_handler(number, notice)
     try:
         port = await server.start()
-        if on_start is not None:
-            await on_start(port)
-        sys.stdout.write(f"ready grpc://{server.host}:{port}\n")
-        sys.stdout.flush()
-        await stop.wait()
+        begun = on_start is None or await _begun(server, on_start(port), stop)
+        if begun:
+            sys.stdout.write(f"ready grpc://{server.host}:{port}\n")
+            sys.stdout.flush()
+            await stop.wait()
         await _or_cut(_wind_down(server, on_stop, grace_s), cut)
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+
+
+async def _begun(
+    server: Server, beginning: Awaitable[None], stop: asyncio.Event
+) -> bool:
+    """Waits for a beginning; False when a signal came first, which ends it. One that
+    fails ends the server too."""
+    work = asyncio.ensure_future(beginning)
+    signalled = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({work, signalled}, return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            work.result()
+        return work.done()
+    except BaseException:
+        await server.stop(0.0)
+        raise
+    finally:
+        for task in (work, signalled):
+            task.cancel()
+        await asyncio.gather(work, signalled, return_exceptions=True)
 
 
 async def _wind_down(

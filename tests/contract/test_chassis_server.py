@@ -283,13 +283,24 @@ async def farewell():
     if "slow" in sys.argv:
         await asyncio.Event().wait()
 
+async def begin(port):
+    print("beginning", flush=True)
+    if "broken" in sys.argv:
+        raise ValueError("cannot begin")
+    if "waiting" in sys.argv:
+        await asyncio.Event().wait()
+
 async def main():
     KeyRing.create(Path(sys.argv[1]))
     server = Server("127.0.0.1:0", {}, Verifier.from_directory(Path(sys.argv[1])), [])
-    await run_until_signal(server, farewell)
+    on_start = begin if {"broken", "waiting"} & set(sys.argv) else None
+    await run_until_signal(server, farewell, on_start=on_start)
 
 configure_logging("test")
-asyncio.run(main())
+try:
+    asyncio.run(main())
+except ValueError as error:
+    sys.exit(str(error))
 """
 
 
@@ -302,7 +313,7 @@ class TestRunUntilSignal:
                 command,
                 text=True,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
                 cwd=Path(__file__).parents[2],
                 env={**os.environ, "PYTHONPATH": "."},
             )
@@ -329,6 +340,24 @@ class TestRunUntilSignal:
             process.terminate()
 
             assert process.wait(10) == 0
+
+    def test_a_beginning_that_waits_is_ended_by_a_signal(self, start: Any) -> None:
+        """A service that waits for another one is not yet ready, and can be stopped."""
+        with start("waiting") as process:
+            assert "beginning\n" == process.stdout.readline()
+            process.terminate()
+            rest, _ = process.communicate(timeout=10)
+
+        assert (rest, process.returncode) == ("farewell\n", 0)
+
+    def test_a_beginning_that_fails_ends_the_server(self, start: Any) -> None:
+        """With its own complaint, and none of a server that nobody stopped."""
+        with start("broken") as process:
+            out, complaint = process.communicate(timeout=10)
+
+        assert ("beginning\n", 1) == (out, process.returncode)
+        assert "cannot begin" == complaint.splitlines()[-1]
+        assert "Traceback" not in complaint
 
 
 class TestTls:
