@@ -179,6 +179,40 @@ class TestFileBlobs(BlobStoreSuite):
         assert [] == await store.list("towns/t/segments/ab")
         assert [] == list(store.scratch.iterdir())
 
+    @pytest.mark.parametrize("method", ["create", "publish"])
+    async def test_synced_before_and_after_it_is_named(
+        self,
+        store: FileBlobs,
+        source: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        method: str,
+    ) -> None:
+        """Bytes are on disk before a name leads to them, and so is the name before
+        anybody is told: a power cut leaves all of a blob or nothing."""
+        await store.create(f"{KEY}-before", b"so that the folder exists")
+        folder = store.staging.parent / KEY.rpartition("/")[0]
+        steps: list[str] = []
+        fsync, link = os.fsync, os.link
+
+        def syncing(descriptor: int) -> None:
+            path = os.readlink(f"/proc/self/fd/{descriptor}")
+            steps.append("sync folder" if path == str(folder) else "sync bytes")
+            fsync(descriptor)
+
+        def linking(*args: Any) -> None:
+            steps.append("link")
+            link(*args)
+
+        monkeypatch.setattr(os, "fsync", syncing)
+        monkeypatch.setattr(os, "link", linking)
+
+        if method == "create":
+            await store.create(KEY, b"data")
+        else:
+            await store.publish(KEY, source)
+
+        assert ["sync bytes", "link", "sync folder"] == steps
+
     @pytest.mark.parametrize(
         ("found", "reason"),
         [
