@@ -116,7 +116,7 @@ class Delivery:
 
     async def _deliver(self, message: InboxMessage) -> None:
         if message.model:
-            await self._handle.set_model(message.model)
+            await self._use_model(message)
         outcome = await self._give(Message(message.id, message.text))
         generation = await self._save()
         await self._inbox.acknowledge(
@@ -127,6 +127,18 @@ class Delivery:
             outcome=outcome,
         )
         self._on_settled(message.id, outcome)
+
+    async def _use_model(self, message: InboxMessage) -> None:
+        """A model that the runtime refuses must not hold up the inbox for ever: the
+        message was accepted, so it is given to the model that the agent has."""
+        try:
+            await self._handle.set_model(message.model)
+        except ServiceError as error:
+            if error.reason is not Reason.FIELD_INVALID:
+                raise
+            log.warning(
+                "message.model_refused", agent=str(self._name), error=error.message
+            )
 
     async def _give(self, message: Message) -> Outcome:
         """Sees to it that the session has the message and its turn, once."""

@@ -53,6 +53,8 @@ class Stage:
 
     async def set_model(self, model: str, small_model: str = "") -> None:
         self.happened.append(f"model {model}")
+        if model == "unknown":
+            raise ServiceError(Reason.FIELD_INVALID, "cannot use model unknown")
 
     async def deliver(self, message: Message, mode: Mode = Mode.ADD) -> None:
         if self.unreachable:
@@ -194,3 +196,14 @@ async def test_one_at_a_time() -> None:
         stage.delivery.turn_closed("1", TurnEnd.COMPLETED)
         while "add 2" not in stage.happened:
             await asyncio.sleep(0)
+
+
+async def test_a_model_that_is_refused_holds_up_nobody() -> None:
+    """The message was accepted: it is given to the model that the agent has."""
+    stage = Stage([InboxMessage("1", "text", "unknown"), *messages("2")])
+
+    async with delivering(stage):
+        await asyncio.wait_for(stage.settled.wait(), 5)
+
+    assert ["model unknown", "add 1", "save 1"] == stage.happened[:3]
+    assert "ack 2 delivered 2" == stage.happened[-1]
