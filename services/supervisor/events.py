@@ -1,4 +1,4 @@
-"""Events of runs: the last 2,000 an agent, numbered within the boot, and watchers.
+"""Events of runs: the last 2,000 an agent, or 4 MiB, numbered in a boot, and watchers.
 
 A resume token is `{boot}:{sequence}`; another boot's token is refused, so a watcher
 knows that it may have missed something instead of missing it.
@@ -22,6 +22,9 @@ KEPT_MAX: Final = 2_000
 QUEUE_MAX: Final = 4_000
 # A sixteenth of gRPC's default 4 MiB message; tool outputs can be larger.
 DATA_BYTES_MAX: Final = 262_144
+# Of all data that is kept of one agent, or that waits for one watcher, as JSON: a tool
+# with a large output tells of all of it again with each line.
+BYTES_MAX: Final = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,7 @@ class Event:
     type: str
     data: Mapping[str, object]
     at: datetime
+    size_bytes: int = 0  # of the data, as JSON
 
 
 class EventLog:
@@ -43,17 +47,23 @@ class EventLog:
         self._clock = clock
         self._sequence = 0
         self._kept: dict[str, deque[Event]] = {}
+        self._kept_bytes: dict[str, int] = {}
         self._dropped: dict[str, int] = {}  # agent → last sequence dropped
         self._watchers: set[_Watcher] = set()
 
     def append(self, agent: str, type_: str, data: Mapping[str, object]) -> Event:
         """Numbers, keeps and hands on one event."""
         self._sequence += 1
-        event = Event(self._sequence, agent, type_, _bounded(data), self._clock.now())
+        data, size = _bounded(data)
+        event = Event(self._sequence, agent, type_, data, self._clock.now(), size)
         kept = self._kept.setdefault(agent, deque())
-        if len(kept) == KEPT_MAX:
-            self._dropped[agent] = kept.popleft().sequence
         kept.append(event)
+        held_bytes = self._kept_bytes.get(agent, 0) + size
+        while len(kept) > KEPT_MAX or held_bytes > BYTES_MAX:
+            dropped = kept.popleft()
+            held_bytes -= dropped.size_bytes
+            self._dropped[agent] = dropped.sequence
+        self._kept_bytes[agent] = held_bytes
         for watcher in tuple(self._watchers):
             watcher.offer(event)
         return event
@@ -61,6 +71,7 @@ class EventLog:
     def forget(self, agent: str) -> None:
         """Frees the events of an agent that is gone."""
         kept = self._kept.pop(agent, None)
+        self._kept_bytes.pop(agent, None)
         if kept:
             self._dropped[agent] = kept[-1].sequence
 
@@ -113,11 +124,13 @@ class _Watcher:
         self._agent = agent
         self._queue: asyncio.Queue[Event | None] = asyncio.Queue(QUEUE_MAX + 1)
         self._slow = False
+        self._waiting_bytes = 0
 
     def offer(self, event: Event) -> None:
         if self._agent not in (None, event.agent) or self._slow:
             return
-        if self._queue.qsize() >= QUEUE_MAX:
+        self._waiting_bytes += event.size_bytes
+        if self._queue.qsize() >= QUEUE_MAX or self._waiting_bytes > BYTES_MAX:
             self._slow = True
             self._queue.put_nowait(None)
             return
@@ -131,14 +144,16 @@ class _Watcher:
                 "cannot keep more events for this watcher: watch again, read faster",
                 queue_max=QUEUE_MAX,
             )
+        self._waiting_bytes -= event.size_bytes
         return event
 
 
-def _bounded(data: Mapping[str, object]) -> Mapping[str, object]:
+def _bounded(data: Mapping[str, object]) -> tuple[Mapping[str, object], int]:
+    """The data, or what stands for too much of it; and how much that is."""
     size = len(json.dumps(data, default=str))
     if size <= DATA_BYTES_MAX:
-        return data
-    return {"truncated": True, "size_bytes": size}
+        return data, size
+    return {"truncated": True, "size_bytes": size}, 0
 
 
 def _expired(why: str) -> ServiceError:

@@ -6,7 +6,13 @@ import pytest
 
 from services.chassis.clock import SystemClock
 from services.chassis.errors import Reason, ServiceError
-from services.supervisor.events import DATA_BYTES_MAX, KEPT_MAX, QUEUE_MAX, EventLog
+from services.supervisor.events import (
+    BYTES_MAX,
+    DATA_BYTES_MAX,
+    KEPT_MAX,
+    QUEUE_MAX,
+    EventLog,
+)
 
 
 @pytest.fixture
@@ -82,3 +88,21 @@ def test_huge_data_are_cut(log: EventLog) -> None:
     event = log.append("a", "big", {"output": "x" * DATA_BYTES_MAX})
 
     assert event.data["truncated"] is True
+
+
+async def test_large_events_are_bounded_by_their_bytes(log: EventLog) -> None:
+    """Neither what is kept nor what waits for a slow watcher grows with their size."""
+    log.append("a", "first", {})
+    watch = log.watch("", "a")
+    await anext(watch)
+    for _ in range(2 * BYTES_MAX // 100_000):
+        log.append("a", "large", {"text": "x" * 100_000})
+
+    kept = log.kept(0, "a")
+    with pytest.raises(ServiceError) as refused:
+        async with asyncio.timeout(5):
+            async for _ in watch:
+                pass
+
+    assert BYTES_MAX // 2 < sum(event.size_bytes for event in kept) <= BYTES_MAX
+    assert Reason.WATCHER_TOO_SLOW == refused.value.reason
