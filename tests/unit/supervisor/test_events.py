@@ -1,6 +1,7 @@
 """Events are numbered, kept, and watched without gap or duplicate."""
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -100,9 +101,12 @@ async def test_large_events_are_bounded_by_their_bytes(log: EventLog) -> None:
 
     kept = log.kept(0, "a")
     with pytest.raises(ServiceError) as refused:
-        async with asyncio.timeout(5):
-            async for _ in watch:
-                pass
+        await asyncio.wait_for(to_the_end(watch), 5)
 
     assert BYTES_MAX // 2 < sum(event.size_bytes for event in kept) <= BYTES_MAX
     assert Reason.WATCHER_TOO_SLOW == refused.value.reason
+
+
+async def to_the_end(watch: AsyncIterator[object]) -> None:
+    async for _ in watch:
+        pass
