@@ -6,6 +6,7 @@ Both keep the keys they have while the source cannot be read, and say so in the 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -102,19 +103,22 @@ class DirectoryKeys:
         return frozenset(found)
 
 
-class UrlKeys:
-    """Keys of a JWKS document, fetched when first needed and then now and again."""
+class FetchedKeys:
+    """Keys of a JWKS document, fetched when first needed and then now and again.
+
+    `download` gives the document or raises; `source` names where it comes from.
+    """
 
     def __init__(
         self,
-        url: str,
+        source: str,
+        download: Callable[[], Awaitable[bytes]],
         clock: Clock | None = None,
-        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.version = 0
-        self._url = url
+        self._source = source
+        self._download = download
         self._clock = clock or SystemClock()
-        self._transport = transport
         self.keys: PublicKeys = {}
         self._fetched_at: float | None = None
         self._tried_at: float | None = None
@@ -136,7 +140,7 @@ class UrlKeys:
         if not self.keys:
             raise ServiceError(
                 Reason.KEYS_UNAVAILABLE,
-                "cannot verify tokens, the key set was never read: check the JWKS URL",
+                f"cannot verify tokens, no key was ever read: look at {self._source}",
             )
         return self.keys.get(kid)
 
@@ -157,17 +161,31 @@ class UrlKeys:
     async def _fetch(self) -> None:
         try:
             async with asyncio.timeout(FETCH_TIMEOUT_S):
-                keys = parse_jwks(await self._download(), self._url)
-        except (httpx.HTTPError, KeysError, TimeoutError) as error:
-            _log.warning(Event.KEYS_UNREADABLE, url=self._url, why=str(error))
+                keys = parse_jwks(await self._download(), self._source)
+        except (httpx.HTTPError, KeysError, ServiceError, TimeoutError) as error:
+            _log.warning(Event.KEYS_UNREADABLE, source=self._source, why=str(error))
             return
         self._fetched_at = self._clock.monotonic()
         if keys != self.keys:
             self.keys = keys
             self.version += 1
-            _log.info(Event.KEYS_READ, url=self._url, count=len(keys))
+            _log.info(Event.KEYS_READ, source=self._source, count=len(keys))
 
-    async def _download(self) -> bytes:
+
+class UrlKeys(FetchedKeys):
+    """Keys that an issuer publishes at a URL."""
+
+    def __init__(
+        self,
+        url: str,
+        clock: Clock | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        super().__init__(url, self._get, clock)
+        self._url = url
+        self._transport = transport
+
+    async def _get(self) -> bytes:
         body = bytearray()
         async with (
             httpx.AsyncClient(transport=self._transport) as client,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from services.chassis.auth import HS256_SECRET_BYTES_MIN, Revocations, Verifier
+from services.chassis.key_sources import KeySource
 from services.chassis.parsers import existing_file, http_url, readable_directory
 from services.chassis.settings import var
 
@@ -13,6 +15,8 @@ from services.chassis.settings import var
 @dataclass(frozen=True, slots=True)
 class TrustSettings:
     """Public keys from a folder or from a URL, and perhaps a shared secret as well."""
+
+    must_be_given: ClassVar[bool] = True
 
     keys_dir: Path | None = var(
         "TOWNKEEPER_KEYS_DIR",
@@ -39,7 +43,8 @@ class TrustSettings:
 
     def problems(self) -> list[str]:
         found = []
-        if (self.keys_dir is None) == (self.jwks_url is None):
+        given = (self.keys_dir is not None) + (self.jwks_url is not None)
+        if given > 1 or (self.must_be_given and not given):
             found.append(
                 "TOWNKEEPER_KEYS_DIR and TOWNKEEPER_JWKS_URL: give one of the two"
             )
@@ -51,9 +56,18 @@ class TrustSettings:
             )
         return found
 
-    def verifier(self, revocations: Revocations | None = None) -> Verifier:
-        """Proves tokens with those keys. Raises KeysError when there are none."""
+    def verifier(
+        self,
+        revocations: Revocations | None = None,
+        otherwise: KeySource | None = None,
+    ) -> Verifier:
+        """Proves tokens with those keys, or with `otherwise` when none are given.
+
+        Raises KeysError when the folder holds none.
+        """
         secret = self._hs256_secret()
+        if self.keys_dir is None and self.jwks_url is None and otherwise is not None:
+            return Verifier(otherwise, revocations=revocations, hs256_secret=secret)
         if self.keys_dir is not None:
             return Verifier.from_directory(
                 self.keys_dir, revocations=revocations, hs256_secret=secret
@@ -66,3 +80,10 @@ class TrustSettings:
     def _hs256_secret(self) -> bytes | None:
         file = self.hs256_secret_file
         return file.read_bytes().strip() if file else None
+
+
+@dataclass(frozen=True, slots=True)
+class OptionalTrustSettings(TrustSettings):
+    """The same for a process that knows where to ask when it was given neither."""
+
+    must_be_given: ClassVar[bool] = False

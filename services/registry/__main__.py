@@ -39,6 +39,7 @@ async def serve(settings: RegistrySettings) -> None:
             )
             servicer = RegistryServicer(
                 store,
+                verifier.jwks,
                 ttl_s=settings.lease_ttl_s,
                 heartbeat_interval_s=settings.heartbeat_interval_s,
             )

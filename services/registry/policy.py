@@ -37,6 +37,7 @@ _ROWS: Final = {
     "ListMessages": _ITS_OWN,
     "AcknowledgeMessage": _CONTAINER,
     "WatchMessages": _WATCH,
+    "GetPublicKeys": _FLEET,
     "IssueAgentToken": _CONTAINER,
     "RevokeTokens": rule(Kind.OPERATOR),
     "WatchRevocations": rule(Kind.CONTAINER, Kind.OPERATOR, watch=True),

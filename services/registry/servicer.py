@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from services.chassis.names import TownName
 from services.registry.agents_servicer import AgentsServicer
 from services.registry.inbox_servicer import InboxServicer
 from services.registry.leases import HEARTBEAT_INTERVAL_S, TTL_S
 from services.registry.leases_servicer import LeasesServicer
 from services.registry.store import RegistryStore
+from townkeeper.registry.v1 import registry_pb2 as pb
 from townkeeper.registry.v1 import registry_pb2_grpc
 
 
@@ -21,6 +27,7 @@ class RegistryServicer(
     def __init__(
         self,
         store: RegistryStore,
+        public_keys: Callable[[], Mapping[str, Any]],
         *,
         ttl_s: float = TTL_S,
         heartbeat_interval_s: float = HEARTBEAT_INTERVAL_S,
@@ -28,5 +35,12 @@ class RegistryServicer(
         self._agents = store
         self._leases = store
         self._inbox = store
+        self._public_keys = public_keys
         self.ttl_s = ttl_s
         self.heartbeat_interval_s = heartbeat_interval_s
+
+    async def GetPublicKeys(
+        self, request: pb.GetPublicKeysRequest, context: Any
+    ) -> pb.GetPublicKeysResponse:
+        TownName.parse(request.parent)
+        return pb.GetPublicKeysResponse(jwks_json=json.dumps(self._public_keys()))

@@ -28,7 +28,7 @@ class Settings:
     environment: str = var(
         "TOWNKEEPER_ENVIRONMENT",
         any_text,
-        default="default",
+        default="development",
         help="the name that the blob store is marked with; a store with another mark"
         " is refused",
         example="production",

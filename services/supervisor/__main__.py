@@ -18,6 +18,8 @@ import structlog
 from services.chassis.channels import StaticToken
 from services.chassis.clock import SystemClock
 from services.chassis.errors import ServiceError
+from services.chassis.key_sources import FetchedKeys
+from services.chassis.keys import KeysError
 from services.chassis.server import BindError, Server, run_until_signal
 from services.chassis.settings import SettingsError, load
 from services.chassis.telemetry import configure_logging
@@ -56,7 +58,9 @@ async def serve(settings: Settings) -> None:
     server = Server(
         settings.address,
         POLICY,
-        settings.trust.verifier(),
+        settings.trust.verifier(
+            otherwise=FetchedKeys("the registry", around.registry.public_keys)
+        ),
         [SERVICE.full_name],
         tls=settings.tls,
     )
@@ -177,7 +181,7 @@ def main() -> int:
         settings = load(Settings, os.environ)
         with _alone_in(settings.data_dir):
             asyncio.run(serve(settings))
-    except (SettingsError, BindError, ServiceError) as error:
+    except (SettingsError, KeysError, BindError, ServiceError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0

@@ -90,6 +90,13 @@ class RegistryClient:
                 )
             )
 
+    async def public_keys(self) -> bytes:
+        """The keys that callers' tokens are signed by, as a JSON Web Key Set."""
+        town = f"towns/{self._identity.town}"
+        with rpc_errors():
+            reply = await self._stub.GetPublicKeys(pb.GetPublicKeysRequest(parent=town))
+        return reply.jwks_json.encode()
+
     async def heartbeat(self, runs: Iterable[Evidence]) -> Pulse:
         """Renews all leases. Raises LEASE_FENCED when another boot has the slot."""
         request = pb.HeartbeatRequest(

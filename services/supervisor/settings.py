@@ -19,7 +19,7 @@ from services.chassis.parsers import (
 )
 from services.chassis.settings import group, var
 from services.chassis.tls import TlsSettings
-from services.chassis.trust import TrustSettings
+from services.chassis.trust import OptionalTrustSettings
 from services.supervisor.exec_runtime import ExecPolicy
 
 
@@ -89,7 +89,7 @@ class Settings:
         help="the kilo executable; else the one that `townkeeper runtime install`"
         " put in place",
     )
-    trust: TrustSettings = group(TrustSettings)
+    trust: OptionalTrustSettings = group(OptionalTrustSettings)
     tls: TlsSettings = group(TlsSettings)
 
     @property

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from services.chassis.channels import StaticToken, open_sync_channel
 from tests.support.plane import COMMAND, PlaneProcess
 from tests.support.waiting import wait_until_sync
+from townkeeper.supervisor.v1 import supervisor_pb2
+from townkeeper.supervisor.v1.supervisor_pb2_grpc import SupervisorServiceStub
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
@@ -24,7 +27,6 @@ def environment(plane: PlaneProcess, folder: Path) -> dict[str, str]:
         "TOWNKEEPER_SUPERVISOR_ADDR": "127.0.0.1:0",
         "TOWNKEEPER_DATA_DIR": str(folder),
         "TOWNKEEPER_INSTANCE": "second",
-        "TOWNKEEPER_KEYS_DIR": str(plane.data.keys),
         "GASTOWN_TOWN_ID": plane.town,
         "GASTOWN_CONTAINER_TOKEN": plane.token("container"),
     }
@@ -53,6 +55,14 @@ def test_a_further_supervisor_joins_the_town(
 
         assert {"embedded", "second"} == set(instances(shared_plane))
         assert address == instances(shared_plane)["second"]
+        # It was given no keys: it verifies callers by those the registry has.
+        with open_sync_channel(
+            address, StaticToken(shared_plane.token("operator"))
+        ) as channel:
+            request = supervisor_pb2.ListRunsRequest(
+                parent=f"towns/{shared_plane.town}"
+            )
+            assert [] == list(SupervisorServiceStub(channel).ListRuns(request).runs)
 
         supervisor.send_signal(signal.SIGTERM)
         assert 0 == supervisor.wait(30)

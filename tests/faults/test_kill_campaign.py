@@ -11,7 +11,7 @@ from tests.faults.kill_campaign import play
 @pytest.mark.faults
 @pytest.mark.timeout(900)
 def test_killed_containers_come_back_whole() -> None:
-    """Nothing that a save acknowledged is missing, nothing accepted is lost or twice."""
+    """No save that was acknowledged is missing, nothing accepted is lost or twice."""
     rounds = play(
         int(os.environ.get("ROUNDS") or 2), int(os.environ.get("SEED") or 1), print
     )

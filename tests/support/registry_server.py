@@ -46,7 +46,7 @@ class Registry:
 async def serving(folder: Path) -> AsyncIterator[Registry]:
     tokens = Tokens(folder)
     store = MemoryStore(ManualClock())
-    servicer = RegistryServicer(store)
+    servicer = RegistryServicer(store, tokens.verifier().jwks)
 
     def add(server: grpc.aio.Server) -> None:
         registry_pb2_grpc.add_RegistryServiceServicer_to_server(servicer, server)

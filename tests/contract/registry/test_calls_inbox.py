@@ -309,7 +309,13 @@ SERVED = [
     method
     for method in METHODS
     if method
-    not in {"WatchAgents", "IssueAgentToken", "RevokeTokens", "WatchRevocations"}
+    not in {
+        "WatchAgents",
+        "GetPublicKeys",  # asks no store
+        "IssueAgentToken",
+        "RevokeTokens",
+        "WatchRevocations",
+    }
 ]
 
 

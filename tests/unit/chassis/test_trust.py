@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from services.chassis.auth import Kind
+from services.chassis.errors import ServiceError
+from services.chassis.key_sources import DirectoryKeys
 from services.chassis.keys import KeyRing
 from services.chassis.settings import SettingsError, load
-from services.chassis.trust import TrustSettings
+from services.chassis.trust import OptionalTrustSettings, TrustSettings
 
 
 async def test_a_folder_of_keys(tmp_path: Path) -> None:
@@ -33,6 +35,24 @@ def test_one_of_the_two(tmp_path: Path, given: set[str]) -> None:
 
     with pytest.raises(SettingsError, match="give one of the two"):
         load(TrustSettings, environ)
+
+
+async def test_a_process_that_knows_where_to_ask_may_be_given_neither(
+    tmp_path: Path,
+) -> None:
+    """Keys given win; without any, those that it asks for are believed."""
+    ring = KeyRing.create(tmp_path / "keys")
+    asked = DirectoryKeys(ring.folder)
+    token = ring.mint(Kind.CONTAINER, town="t")
+    none: dict[str, str] = {}
+    given = {"TOWNKEEPER_KEYS_DIR": str(KeyRing.create(tmp_path / "o").folder)}
+
+    settings = load(OptionalTrustSettings, none)
+    assert (await settings.verifier(otherwise=asked).verify(token)).town == "t"
+
+    settings = load(OptionalTrustSettings, given)
+    with pytest.raises(ServiceError):
+        await settings.verifier(otherwise=asked).verify(token)
 
 
 def test_a_short_secret_stops_the_start(tmp_path: Path) -> None:
