@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -49,6 +50,7 @@ class Agent(Holding):
                 assert self.run is not None
                 return self.run
             await self._halt(STOP_GRACE_S, "", patient=True)
+            self._models = None
             try:
                 return await self._begin(claim, Crashes())
             except ServiceError:
@@ -122,6 +124,8 @@ class Agent(Holding):
                 raise not_running(self.name)
             await self._live.handle.set_model(model, small_model)
             self.run.model = model
+            earlier = self._models[1] if self._models else ""
+            self._models = model, small_model or earlier
             return self.run
 
     async def restore(self, number: int) -> tuple[int, int]:
@@ -163,19 +167,30 @@ class Agent(Holding):
         return (
             self._live is not None
             and held is not None
-            and (held.epoch, held.spec) == (claim.epoch, claim.spec)
+            and held.epoch == claim.epoch
+            and claim.spec in (held.spec, self._told(held).spec)
         )
+
+    def _told(self, claim: Claim) -> Claim:
+        """The claim with the models that it was given since: they outlive a crash."""
+        if self._models is None:
+            return claim
+        model, small_model = self._models
+        small_model = small_model or claim.spec.small_model
+        spec = replace(claim.spec, model=model, small_model=small_model)
+        return replace(claim, spec=spec)
 
     async def _begin(self, claim: Claim, crashes: Crashes) -> Run:
         around = self._around
         self._claim = claim
         run_id, now = uuid.uuid4().hex, around.clock.now()
         self.run = run = Run(self.name, run_id, claim.spec.role, claim.epoch, now)
-        run.model, run.crash_count = claim.spec.model, crashes.count
+        told = self._told(claim)
+        run.model, run.crash_count = told.spec.model, crashes.count
         self.output.close()
         self.output = OutputBuffer()
         try:
-            live = await self._launch(claim, run, crashes)
+            live = await self._launch(told, run, crashes)
         except Exception as error:  # whatever it is, the next try must come
             self.failed_starts += 1
             run.error, run.exit_reason = str(error), "failed"

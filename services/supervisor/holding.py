@@ -29,6 +29,7 @@ class Holding:
         self._live: LiveRun | None = None
         self._saver: Saver | None = None  # stays after the process until all is saved
         self._errand = Errand(str(name))
+        self._models: tuple[str, str] | None = None  # given since the start
 
     @property
     def epoch(self) -> int:

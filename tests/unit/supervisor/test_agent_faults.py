@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -344,6 +345,27 @@ async def test_a_defect_in_one_try_does_not_end_the_tries(
     await agent.resume((await world.registry.claim([NAME]))[0])
     await until(lambda: agent.run is not None and agent.run.state is State.RUNNING)
 
+    await agent.stop(1.0)
+
+
+async def test_a_model_that_was_changed_outlives_a_crash(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next turns use it, whatever dies in between; and it is no other spec."""
+    monkeypatch.setattr("services.supervisor.agent.backoff_s", lambda failures: 0.0)
+    agent = await world.boot()
+    await agent.start()
+    await agent.set_model("p/new", "")
+
+    world.runtime.handle.die(signal=9)
+    await until(lambda: 2 == len(world.runtime.handles))
+    await until(lambda: agent.run is not None and agent.run.state is State.RUNNING)
+    run = await agent.start()
+    world.registry.specs[NAME] = replace(SPEC, model="p/new")
+    await agent.start()
+
+    assert ("p/new", "p/new") == (run.model, world.runtime.handle.model)
+    assert 2 == len(world.runtime.handles)
     await agent.stop(1.0)
 
 
