@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from services.chassis.errors import ServiceError
 from services.supervisor import kilo_events
 from services.supervisor.kilo_api import KiloApi
@@ -28,6 +30,8 @@ from services.supervisor.runtime import (
     Stored,
     TurnEnd,
 )
+
+log = structlog.get_logger()
 
 UNANSWERED_S = 15.0  # an idle session that long after a prompt will not answer it
 RECONNECT_S = 0.2
@@ -72,10 +76,14 @@ class Turns:
     async def follow(self) -> None:
         """Reads events over any loss, until it is cancelled."""
         while True:
-            with contextlib.suppress(ServiceError):
+            try:
                 async with aclosing(self._api.events()) as events:
                     async for event in events:
                         await self._on_raw(event)
+            except ServiceError:
+                pass  # it is lost: once more
+            except Exception:  # an event of a shape unheard of; turns must still end
+                log.exception("kilo.event_unread")
             await asyncio.sleep(RECONNECT_S)
 
     async def find(self, inbox_id: str) -> Found:
