@@ -144,7 +144,12 @@ async def _register(around: Surroundings, address: str) -> tuple[float, list[Cla
             interval_s = await around.registry.register_instance(address)
             return interval_s, await around.registry.claim()
         except ServiceError as error:
-            if error.code.name != "UNAVAILABLE":
+            if error.code.name in {"UNAUTHENTICATED", "PERMISSION_DENIED"}:
+                raise SettingsError(
+                    f"cannot join town {around.identity.town}: {error.message}; give"
+                    " GASTOWN_CONTAINER_TOKEN a container token of that town"
+                ) from error
+            if error.code.name not in {"UNAVAILABLE", "DEADLINE_EXCEEDED"}:
                 raise
             failures += 1
             log.warning("instance.register_failed", error=error.message)
@@ -163,7 +168,15 @@ async def _end_strangers(around: Surroundings, claims: list[Claim]) -> None:
 @contextlib.contextmanager
 def _alone_in(data_dir: Path) -> Iterator[None]:
     """Two supervisors in one folder would each end the other's agents."""
-    with (data_dir / "supervisor.lock").open("w") as lock:
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = (data_dir / "supervisor.lock").open("w")
+    except OSError as error:
+        raise SettingsError(
+            f"cannot write to {data_dir} ({error.strerror}): give TOWNKEEPER_DATA_DIR"
+            " another folder"
+        ) from error
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
