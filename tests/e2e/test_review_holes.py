@@ -14,7 +14,7 @@ import pytest
 from services.gateway.routes import ROUTES
 from tests.support.plane import PlaneProcess
 from tests.support.town import RIG, Town
-from tests.support.waiting import wait_until_sync
+from tests.support.town_state import everything, wait_until_quiet
 from townkeeper.registry.v1 import registry_pb2
 from townkeeper.snapshots.v1 import snapshots_pb2
 from townkeeper.supervisor.v1 import supervisor_pb2
@@ -70,34 +70,7 @@ class Victim:
         )
 
     def everything(self) -> dict[str, Any]:
-        """All that could be changed from outside, as its owners see it."""
-        plane, town = self.town.plane, self.town
-        found: dict[str, Any] = {
-            "list": town.get("container-registry", kind="container").json(),
-            "drain": town.get("drain-status", kind="container").json(),
-            "mayor": town.get("mayor/status").json(),
-        }
-        listed = plane.registry("container").ListAgents(
-            registry_pb2.ListAgentsRequest(parent=f"towns/{town.name}")
-        )
-        for one in listed.agents:
-            found[one.name] = (one.etag, one.spec, one.pending_messages_count)
-        for agent in ("a", "b"):
-            route = f"rigs/{RIG}/agents/{agent}/db-snapshot"
-            snapshot = town.get(route, kind="container")
-            status = town.status(agent)
-            found[f"snapshot of {agent}"] = (
-                snapshot.content,
-                snapshot.headers["etag"],
-                town.get(f"{route}/generations", kind="container").json(),
-            )
-            found[f"run of {agent}"] = (
-                status["status"],
-                status["startedAt"],
-                status["messageCount"],
-                list(town.messages(agent)),
-            )
-        return found
+        return everything(self.town, "a", "b")
 
 
 @pytest.fixture(scope="module")
@@ -109,19 +82,8 @@ def victim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
             town.started(agent)
             town.said(agent, f"the secret of {agent}")
             town.wait_settled(agent)
-        victim = Victim(town)
-        before = victim.everything()
-        # The last save and heartbeat of what was done above.
-        wait_until_sync(lambda: settled(victim, before), what="the town is quiet")
-        yield victim
-
-
-def settled(victim: Victim, seen: dict[str, Any]) -> bool:
-    """Whether the town looks the same twice; else what it looks like is noted."""
-    now = victim.everything()
-    quiet = now == seen
-    seen.update(now)
-    return quiet
+        wait_until_quiet(town, "a", "b")
+        yield Victim(town)
 
 
 def test_without_a_token_nothing_guarded_answers(victim: Victim) -> None:

@@ -54,9 +54,8 @@ class Container:
         self.town = town
         self.slot = slot
         self.root = root
-        self.environ = {
+        environ = {
             "TOWNKEEPER_EXEC": "any",
-            "TOWNKEEPER_KEYS_DIR": str(plane.data.keys),
             "TOWNKEEPER_REGISTRY_ADDR": plane.endpoints.registry,
             "TOWNKEEPER_SNAPSHOTS_ADDR": snapshots or plane.endpoints.snapshots,
             "TOWNKEEPER_SUPERVISOR_ADDR": "127.0.0.1:0",
@@ -66,6 +65,8 @@ class Container:
             "GASTOWN_CONTAINER_TOKEN": plane.token(Kind.CONTAINER, town=town),
             **environ,
         }
+        # An empty one is left out: there it would be a fault.
+        self.environ = {name: value for name, value in environ.items() if value}
         self.address = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._log = root.with_name(f"{root.name}.log")
@@ -96,7 +97,6 @@ class Container:
 
     def try_to_start(self) -> str:
         """Its first line; empty when it ended without one. The log says why."""
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         ours = ("TOWNKEEPER_", "GASTOWN_")
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
         with self._log.open("ab") as log:
