@@ -21,7 +21,6 @@ from services.registry.specs import (
     RigRef,
     Role,
     Runtime,
-    is_reserved,
     problems_of,
 )
 
@@ -149,8 +148,8 @@ def _refuse_constant(word: str) -> None:
 def spec_from_request(request: Mapping[str, Any]) -> AgentSpec:
     """The spec that a StartAgentRequest in JSON means.
 
-    Keys that we do not know are passed over, and so are reserved variables: workers
-    send some of them with every start. Raises FIELD_INVALID naming all that is wrong.
+    Keys that we do not know are passed over. Raises FIELD_INVALID naming all that is
+    wrong.
     """
     spec, problems = _decode(request)
     found = [*problems, *_in_camel_case(problems_of(spec))]
@@ -235,8 +234,7 @@ def _boolean(value: Any) -> bool:
 def _variables(value: Any) -> Mapping[str, str]:
     if not isinstance(value, dict):
         raise TypeError("make it an object of strings")
-    texts = {_text(name): _text(each) for name, each in value.items()}
-    return {name: each for name, each in texts.items() if not is_reserved(name)}
+    return {_text(name): _text(each) for name, each in value.items()}
 
 
 def _texts(value: Any) -> tuple[str, ...]:

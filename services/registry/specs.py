@@ -27,9 +27,6 @@ COMMAND_MAX: Final = 256
 COMMAND_BYTES_MAX: Final = 128 * 1024
 RIGS_MAX: Final = 100
 
-# They decide where state lies, what is loaded and who the agent is.
-_RESERVED_NAMES: Final = frozenset({"HOME", "TMPDIR", "KILO_DB"})
-_RESERVED_PREFIXES: Final = ("XDG_", "LD_", "TOWNKEEPER_", "GASTOWN_")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}", re.ASCII)
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 # Fields of one line; the others may be long texts.
@@ -132,11 +129,6 @@ class Problem:
     missing: bool = False
 
 
-def is_reserved(variable: str) -> bool:
-    """Whether a request may not set this variable for its agent."""
-    return variable in _RESERVED_NAMES or variable.startswith(_RESERVED_PREFIXES)
-
-
 def problems_of(spec: AgentSpec) -> Iterator[Problem]:
     """Everything that keeps the spec from being started."""
     yield from _missing(spec)
@@ -194,8 +186,6 @@ def _variables(variables: Mapping[str, str]) -> Iterator[Problem]:
         shown = f"env_vars.{name[:64]}"
         if not _VARIABLE.fullmatch(name):
             yield Problem(shown, "use letters, digits and _ in names of variables")
-        elif is_reserved(name):
-            yield Problem(shown, "leave out this variable, it is reserved")
         if "\0" in value or _size(value) > VARIABLE_BYTES_MAX:
             limit = f"at most {VARIABLE_BYTES_MAX} bytes"
             yield Problem(shown, f"use {limit} without NUL as its value")

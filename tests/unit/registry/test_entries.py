@@ -92,13 +92,12 @@ class TestSpecFromRequest:
             }
         )
 
-    def test_takes_null_for_absent_and_drops_reserved_variables(self):
-        """Workers send both with every start."""
-        spec = spec_from_request(
-            request(smallModel=None, rigs=None, envVars={"HOME": "/x", "A": "1"})
-        )
+    def test_takes_null_for_absent_and_keeps_every_variable(self):
+        """Workers send both with every start; the supervisor knows which to use."""
+        variables = {"GASTOWN_TOWN_ID": "t", "A": "1"}
+        spec = spec_from_request(request(smallModel=None, rigs=None, envVars=variables))
 
-        assert ("", (), {"A": "1"}) == (spec.small_model, spec.rigs, spec.env_vars)
+        assert ("", (), variables) == (spec.small_model, spec.rigs, spec.env_vars)
 
     @pytest.mark.parametrize(
         ("changes", "wrong"),

@@ -21,7 +21,6 @@ from services.registry.specs import (
     Role,
     Runtime,
     check_paths,
-    is_reserved,
     problems_of,
     refuse,
     updated,
@@ -160,31 +159,6 @@ def test_what_is_missing_is_named(spec, wrong):
 def test_what_is_wrong_is_named(spec, wrong):
     """Each bad field by its name, and nothing else."""
     assert [wrong] == fields(spec)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "HOME",
-        "TMPDIR",
-        "KILO_DB",
-        "XDG_DATA_HOME",
-        "LD_PRELOAD",
-        "TOWNKEEPER_RUN",
-        "GASTOWN_TOWN_ID",
-    ],
-)
-def test_reserved_variables_are_refused(name):
-    """They decide where state lies, what is loaded and who the agent is."""
-    assert is_reserved(name)
-    assert [f"env_vars.{name}"] == fields(replace(SPEC, env_vars={name: "x"}))
-
-
-@pytest.mark.parametrize("name", ["HOMES", "KILO_DB2", "LDFLAGS", "home", "PATH"])
-def test_others_are_not(name):
-    """Only what is reserved is reserved."""
-    assert not is_reserved(name)
-    assert [] == fields(replace(SPEC, env_vars={name: "x"}))
 
 
 def test_limits_fit_each_other():
