@@ -73,6 +73,8 @@ class Agent(Holding):
             if self.run is None:
                 raise no_run(self.name)
             await self._halt(grace_s, "stopped")
+            if self.run.state is State.FAILED and self._claim is None:
+                await self._take_to_end()
             await self._release("stopped")
             self._exited("stopped")
             return self.run
@@ -153,6 +155,15 @@ class Agent(Holding):
         # A release that is still to be told would end the run that now begins.
         await self._around.tell_release(self.name)
         return (await self._around.registry.claim([self.name]))[0]
+
+    async def _take_to_end(self) -> None:
+        """A start that failed gave its lease back; the intent to run stands still, and
+        the next boot would follow it."""
+        try:
+            self._claim = await self._take()
+        except ServiceError as error:
+            if error.code.name in {"UNAVAILABLE", "DEADLINE_EXCEEDED"}:
+                raise  # of the rest each says that nothing of it is ours to end
 
     async def _bring_back(self, claim: Claim) -> None:
         """Starts the agent; tries again until it runs."""

@@ -369,5 +369,19 @@ async def test_a_model_that_was_changed_outlives_a_crash(
     await agent.stop(1.0)
 
 
+async def test_a_stop_after_a_start_that_failed_is_not_undone_by_a_boot(
+    world: World,
+) -> None:
+    """What was stopped stays stopped, though it never ran."""
+    world.runtime.refuse = [ServiceError(Reason.START_FAILED, "cannot start: no")]
+    agent = await world.boot()
+    with pytest.raises(ServiceError):
+        await agent.start()
+
+    await agent.stop(1.0)
+
+    assert ({NAME: "stopped"}, set()) == (world.registry.ended, world.registry.held)
+
+
 async def ignore(why: str) -> None:
     """A supervisor that was replaced would end here."""
