@@ -147,11 +147,7 @@ def check_advance(agent: AgentName, state: AgentState, claim: Claim) -> None:
 
 def check_claim(agent: AgentName, state: AgentState, claim: Claim) -> None:
     """Only the owner commits; nobody owns an agent whose epoch was never seen."""
-    if claim.epoch is None:
-        if state.epoch:
-            raise fenced(agent, state, claim)
-        return
-    if claim.epoch != state.epoch:
+    if (claim.epoch or 0) != state.epoch:
         raise fenced(agent, state, claim)
     bound = (state.instance, state.boot_id)
     if claim.instance and bound != (claim.instance, claim.boot_id):

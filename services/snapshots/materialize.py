@@ -31,7 +31,7 @@ _ROTTEN: Final = frozenset(
 def prove(snapshot: Snapshot, segment: Segment, path: Path) -> None:
     """The file has the digest that names the segment, or it is corrupt."""
     digest = blake3()
-    with disk_errors("the blob store"), path.open("rb", buffering=0) as file:
+    with rotten(snapshot, segment), path.open("rb", buffering=0) as file:
         for part in file_parts(file):
             digest.update(part)
     if digest.digest() != segment.blake3:

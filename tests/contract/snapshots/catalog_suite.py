@@ -136,8 +136,9 @@ class CatalogSuite:
         await commit(catalog, snapshot(1), Claim())
         await commit(catalog, snapshot(2), Claim(0))
 
-        refused = await reason(catalog.commit(snapshot(3), OWNER, None))
-        assert Reason.LEASE_FENCED is refused
+        for claim in (OWNER, replace(OWNER, epoch=None), replace(OWNER, epoch=0)):
+            refused = await reason(catalog.commit(snapshot(3), claim, None))
+            assert Reason.LEASE_FENCED is refused
         assert [NAME.agent] == list(await catalog.agents(TOWN))
 
     async def test_commit_under_the_epoch_alone(self, owned: Catalog) -> None:

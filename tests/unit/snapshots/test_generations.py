@@ -90,6 +90,9 @@ class TestClaim:
             pytest.param(OWNED, OTHER_INSTANCE, id="another instance"),
             pytest.param(OWNED, Claim(), id="no epoch"),
             pytest.param(UNSEEN, OWNER, id="never advanced"),
+            pytest.param(
+                UNSEEN, Claim(None, INSTANCE, "boot-1"), id="an instance, no epoch"
+            ),
             pytest.param(UNBOUND, OWNER, id="bound to nobody"),
         ],
     )
