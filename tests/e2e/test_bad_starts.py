@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -189,6 +189,74 @@ class TestPathsThatLeadElsewhere:
             assert [entry] == listed(town)
             wait_until_sync(where.read_text, what="it says where it is")
             assert str(where.parent) == where.read_text().strip()
+
+
+def damaged(sound: bytes) -> bytes:
+    """A database in which a page of a table is noise."""
+    return sound[:8192] + b"\xa5" * 4096 + sound[12288:]
+
+
+NO_DATABASES: Final[dict[str, Callable[[bytes], bytes]]] = {
+    "nothing": lambda sound: b"",
+    "noise": lambda sound: b"\0\1\2" * 5000,
+    "only a header": lambda sound: sound[:100],
+    "cut short": lambda sound: sound[: len(sound) // 2],
+    "damaged": damaged,
+}
+
+
+class TestSnapshotsThatAreNoDatabase:
+    @pytest.fixture
+    def sound(self, town: Town, container: Container) -> bytes:
+        """The saved database of another agent."""
+        town.started("other", "--tick-s", "0.001")
+        wait_until_sync(
+            lambda: len(town.saved("other").ticks) > 1000 if saved(town) else False,
+            what="some pages",
+            limit_s=30,
+        )
+        assert 200 == town.stop("other").status_code
+        return saved(town)
+
+    def test_none_is_started_from_and_none_is_lost(
+        self, town: Town, container: Container, sound: bytes
+    ) -> None:
+        """The agent begins anew; the bytes stay what they were, as a generation."""
+        for number, (name, make) in enumerate(NO_DATABASES.items()):
+            agent, content = f"agent-{number}", make(sound)
+            route = f"rigs/{RIG}/agents/{agent}/db-snapshot"
+            posted = town.post(route, kind="container", content=content)
+            assert 200 == posted.status_code, name
+
+            record = town.started(agent)
+            town.said(agent, "hello")
+            town.wait_settled(agent)
+
+            assert not record["resumed"], name
+            assert ["hello"] == [e.text for e in town.saved(agent).entries], name
+            first = town.get(f"{route}?generation=1", kind="container")
+            assert content == first.content, name
+            assert 200 == town.stop(agent).status_code
+
+    def test_a_sound_one_is_started_from(
+        self, town: Town, container: Container, sound: bytes
+    ) -> None:
+        """Or the test above would hold for an agent that never hydrates."""
+        route = f"rigs/{RIG}/agents/heir/db-snapshot"
+        posted = town.post(route, kind="container", content=sound)
+        assert 200 == posted.status_code
+
+        record = town.started("heir")
+
+        assert record["resumed"]
+        assert len(read_diary(container.home("heir") / DATABASE).ticks) > 1000
+
+
+def saved(town: Town) -> bytes:
+    """The other agent's newest generation; empty when there is none."""
+    route = f"rigs/{RIG}/agents/other/db-snapshot"
+    found = town.get(route, kind="container")
+    return found.content if found.status_code == 200 else b""
 
 
 BAD_SETTINGS: Final[dict[str, tuple[dict[str, str], list[str]]]] = {
