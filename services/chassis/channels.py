@@ -95,9 +95,17 @@ class FileToken:
 
 
 def open_channel(
-    address: str, token: TokenSource | None = None, *, tls: TlsSettings | None = None
+    address: str,
+    token: TokenSource | None = None,
+    *,
+    tls: TlsSettings | None = None,
+    read_ahead_bytes: int | None = None,
 ) -> grpc.aio.Channel:
-    """A channel for asyncio; open it inside the loop that will use it."""
+    """A channel for asyncio; open it inside the loop that will use it.
+
+    `read_ahead_bytes` bounds what gRPC keeps of a stream that is read slowly, beside
+    the message that is read; without it that grows to megabytes a stream.
+    """
     credentials = (tls or TlsSettings()).channel_credentials()
 
     def connect(options: Any) -> grpc.aio.Channel:
@@ -105,7 +113,7 @@ def open_channel(
             return grpc.aio.insecure_channel(address, options=options)
         return grpc.aio.secure_channel(address, credentials, options=options)
 
-    return _AsyncChannel(connect(_short()), connect(_long()), token)
+    return _AsyncChannel(connect(_short()), connect(_long(read_ahead_bytes)), token)
 
 
 def open_sync_channel(
@@ -126,10 +134,21 @@ def _short() -> list[tuple[str, Any]]:
     return [*_OPTIONS, ("grpc.service_config", json.dumps(_BALANCE | _RETRY))]
 
 
-def _long() -> list[tuple[str, Any]]:
-    # Without a pool of its own, gRPC would share the connection after all.
-    own = ("grpc.use_local_subchannel_pool", 1)
-    return [*_OPTIONS, own, ("grpc.service_config", json.dumps(_BALANCE))]
+def _long(read_ahead_bytes: int | None = None) -> list[tuple[str, Any]]:
+    options = [
+        *_OPTIONS,
+        # Without a pool of its own, gRPC would share the connection after all.
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.service_config", json.dumps(_BALANCE)),
+    ]
+    if read_ahead_bytes is None:
+        return options
+    return [
+        *options,
+        # Probing is what makes the window grow.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", read_ahead_bytes),
+    ]
 
 
 class _Outgoing:

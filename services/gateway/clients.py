@@ -25,6 +25,8 @@ from townkeeper.supervisor.v1 import supervisor_pb2_grpc
 # Idle channels kept open: a channel is two sockets, so at most 512 of them.
 SUPERVISORS_MAX: Final = 256
 HEALTH_TIMEOUT_S: Final = 2.0
+# Of each download, while its client reads slowly: 100 of them stay below 256 MiB.
+READ_AHEAD_BYTES: Final = 64 * 1024
 
 
 @dataclass(slots=True)
@@ -44,7 +46,9 @@ class Services:
         self._tls = tls
         self._channels = {
             _name(registry_pb2): open_channel(registry, tls=tls),
-            _name(snapshots_pb2): open_channel(snapshots, tls=tls),
+            _name(snapshots_pb2): open_channel(
+                snapshots, tls=tls, read_ahead_bytes=READ_AHEAD_BYTES
+            ),
         }
         to_registry, to_snapshots = self._channels.values()
         self._registry: registry_pb2_grpc.RegistryServiceAsyncStub = (

@@ -49,7 +49,7 @@ async def read_snapshot(exchange: Exchange) -> Response:
     download = exchange.snapshots.download(
         _name(exchange, snapshot.generation),
         part.offset if part else 0,
-        part.size_bytes if part else 0,
+        size_bytes,
     )
     return await StreamedFile.open(download, status, headers, exchange.report)
 

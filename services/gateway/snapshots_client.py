@@ -53,15 +53,15 @@ class SnapshotsClient:
         with rpc_errors():
             await self._stub.DeleteSnapshot(request, metadata=self._metadata)
 
-    def download(self, name: str, offset: int, limit: int) -> Download:
-        """A file on its way out, from a byte on; limit 0: to its end."""
+    def download(self, name: str, offset: int, size_bytes: int) -> Download:
+        """So many bytes of a file on their way out, from an offset on."""
         request = pb.DownloadSnapshotRequest(
             name=name,
             content=pb.DownloadSnapshotRequest.CONTENT_FILE,
             offset=offset,
-            limit=limit,
+            limit=size_bytes,
         )
-        return Download(self._stub, self._metadata, request)
+        return Download(self._stub, self._metadata, request, size_bytes)
 
     async def upload(self, terms: UploadTerms, body: Body) -> resources_pb2.Snapshot:
         """Commits a whole file; a body that is cut leaves nothing behind."""

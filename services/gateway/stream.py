@@ -17,8 +17,10 @@ from services.chassis.errors import Reason, ServiceError, rpc_errors
 from townkeeper.snapshots.v1 import resources_pb2, snapshots_pb2_grpc
 from townkeeper.snapshots.v1 import snapshots_pb2 as pb
 
-# As large as a frame may be: a quarter of gRPC's default message limit.
-CHUNK_BYTES: Final = 1024 * 1024
+# An upload holds some ten copies of a chunk on its way, from the socket to gRPC: with
+# these, 100 at once take 140 MiB. Larger ones (frames may have 1 MiB) are no faster,
+# and these are hashed in less time than a thread takes to be woken for it.
+CHUNK_BYTES: Final = 128 * 1024
 # A transfer lasts at most an hour; longer ones are taken up again by the client.
 TRANSFER_TIMEOUT_S: Final = 3600.0
 ABORT_TIMEOUT_S: Final = 5.0
@@ -90,7 +92,7 @@ class Upload:
         await call.write(pb.UploadSnapshotRequest(header=self._terms.header()))
         digest, offset = blake3(), 0
         async for data in in_chunks(body):
-            crc32 = await asyncio.to_thread(_digest, digest, data)
+            crc32 = _digest(digest, data)
             chunk = pb.Chunk(offset=offset, data=data, crc32=crc32)
             await call.write(pb.UploadSnapshotRequest(chunk=chunk))
             offset += len(data)
@@ -149,41 +151,48 @@ class Download:
         stub: Stub,
         metadata: Metadata,
         request: pb.DownloadSnapshotRequest,
+        size_bytes: int,
     ) -> None:
         self._offset = request.offset
+        self._size_bytes = size_bytes
         self._received = 0
         self._digest = blake3()
-        self._held: bytes | None = None
+        self._first = b""
         self._call: ReceivingCall = stub.DownloadSnapshot(
             request, metadata=metadata, timeout=TRANSFER_TIMEOUT_S
         )
-        self._frames = aiter(self._call)
 
     async def open(self) -> None:
         """Waits for the first bytes, so that most refusals come before any is sent."""
         frame = await self._next()
         if frame.WhichOneof("frame") != "header":
             raise _cut("it did not begin with a header")
-        self._held = await self._more()
+        self._first = await self._more()
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The bytes; the last of them only once the trailer has proven all."""
-        while self._held is not None:
-            data, self._held = self._held, await self._more()
-            yield data
+        data, self._first = self._first, b""
+        while data:
+            # In pieces, so that a slow client keeps one frame of ours, not three.
+            for start in range(0, len(data), CHUNK_BYTES):
+                yield data[start : start + CHUNK_BYTES]
+            complete = self._received == self._size_bytes
+            data = b"" if complete else await self._more()
 
-    async def _more(self) -> bytes | None:
-        """The next bytes that were proven; None when the trailer has proven all."""
+    async def _more(self) -> bytes:
+        """The next bytes. With the last ones, the trailer has come and proven all."""
         frame = await self._next()
-        if frame.WhichOneof("frame") == "trailer":
-            self._prove(frame.trailer)
-            return None
-        return await asyncio.to_thread(self._take, frame.chunk)
+        data = self._take(frame.chunk)
+        if self._received == self._size_bytes:
+            last = await self._next()
+            self._prove(last.trailer)
+        return data
 
     async def _next(self) -> pb.DownloadSnapshotResponse:
+        # Iterating the call would keep each frame until the next one is asked for.
         with rpc_errors():
-            frame = await anext(self._frames, None)
-        if frame is None:
+            frame = await self._call.read()
+        if not isinstance(frame, pb.DownloadSnapshotResponse):
             raise _cut("it ended before its trailer")
         return frame
 
@@ -191,10 +200,13 @@ class Download:
         self._call.cancel()
 
     def _take(self, chunk: pb.Chunk) -> bytes:
+        """The data of a chunk that was due; a frame of another kind is none."""
         data = chunk.data
         due = self._offset + self._received
-        if chunk.offset != due or _digest(self._digest, data) != chunk.crc32:
+        if not data or chunk.offset != due:
             raise _cut("a chunk is not the one that was due")
+        if _digest(self._digest, data) != chunk.crc32:
+            raise _cut("a chunk does not match its checksum")
         self._received += len(data)
         return data
 

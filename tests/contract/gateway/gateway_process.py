@@ -26,7 +26,8 @@ class GatewayProcess:
             "TOWNKEEPER_SNAPSHOTS_ADDR": snapshots,
             "TOWNKEEPER_KEYS_DIR": str(keys),
         }
-        self.log = b""
+        # No pipe: one that nobody reads would stop the gateway when it is full.
+        self._log = keys.with_name("gateway.log")
         self._child: subprocess.Popen[bytes] | None = None
 
     @property
@@ -40,23 +41,34 @@ class GatewayProcess:
 
     def start(self) -> str:
         """Waits for the ready line; returns the URL in it."""
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", "services.gateway"],
-            env=self.environ,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        with self._log.open("ab") as log:
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "services.gateway"],
+                env=self.environ,
+                stdout=subprocess.PIPE,
+                stderr=log,
+            )
         line = _first_line(self.child.stdout, START_S)
         word, _, url = line.strip().partition(" ")
-        assert "ready" == word, self._end()
+        assert "ready" == word, self.log()
         return url
 
     def stop(self) -> int:
         """SIGTERM; the exit code."""
         if self.child.returncode is None:
             self.child.terminate()
-            self._end()
+            try:
+                self.child.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                self.child.kill()
+                self.child.wait()
+            assert self.child.stdout is not None
+            self.child.stdout.close()
         return int(self.child.returncode)
+
+    def log(self) -> str:
+        """What it has written on standard error so far."""
+        return self._log.read_text("utf-8")
 
     def run_to_its_end(self) -> tuple[int, str]:
         """Starts one that cannot serve; its exit code and what it says."""
@@ -71,14 +83,6 @@ class GatewayProcess:
 
     def rss_bytes(self) -> int:
         return int(psutil.Process(self.child.pid).memory_info().rss)
-
-    def _end(self) -> str:
-        try:
-            _, self.log = self.child.communicate(timeout=STOP_S)
-        except subprocess.TimeoutExpired:
-            self.child.kill()
-            _, self.log = self.child.communicate()
-        return self.log.decode()
 
 
 def _first_line(stream: IO[bytes] | None, limit_s: float) -> str:

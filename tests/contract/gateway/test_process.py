@@ -49,7 +49,7 @@ def test_ends_in_order_on_sigterm(process: GatewayProcess):
     process.start()
 
     assert 0 == process.stop()
-    events = [json.loads(line)["event"] for line in process.log.splitlines()]
+    events = [json.loads(line)["event"] for line in process.log().splitlines()]
     assert ["server.started", "server.stopping", "server.stopped"] == events
 
 

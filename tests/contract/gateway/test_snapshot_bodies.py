@@ -5,21 +5,31 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from blake3 import blake3
 
 from services.chassis.errors import Reason, ServiceError
+from services.gateway.stream import CHUNK_BYTES
 from tests.contract.gateway.fake_plane import FakePlane
+from tests.contract.gateway.gateway_process import GatewayProcess
 from tests.support.tokens import RIG, TOWN
 from tests.support.waiting import wait_until_sync
 
 MIB = 1024 * 1024
-SNAPSHOT = f"/api/towns/{TOWN}/rigs/{RIG}/agents/one/db-snapshot"
+
+
+def snapshot_of(agent: str) -> str:
+    return f"/api/towns/{TOWN}/rigs/{RIG}/agents/{agent}/db-snapshot"
+
+
+SNAPSHOT = snapshot_of("one")
 # What may lie between the two ends of a stalled transfer: buffers of the kernel, of
 # HTTP, of gRPC, and a few chunks. Without backpressure it would be all of the body.
 ON_THE_WAY_BYTES_MAX = 48 * MIB
@@ -34,12 +44,14 @@ def get(plane: FakePlane) -> httpx.Response:
     return plane.request("GET", SNAPSHOT, plane.tokens.container())
 
 
-def connect(plane: FakePlane, method: str, *headers: str) -> socket.socket:
+def connect(
+    plane: FakePlane, method: str, *headers: str, agent: str = "one"
+) -> socket.socket:
     """A connection on which the head of a request was sent."""
     host, _, port = plane.url.removeprefix("http://").rpartition(":")
     connection = socket.create_connection((host, int(port)), timeout=10)
     lines = [
-        f"{method} {SNAPSHOT} HTTP/1.1",
+        f"{method} {snapshot_of(agent)} HTTP/1.1",
         "host: gateway",
         f"authorization: Bearer {plane.tokens.container()}",
         *headers,
@@ -79,11 +91,11 @@ def pieces(*sizes: int) -> Iterator[bytes]:
 
 @pytest.mark.parametrize(
     "size",
-    [1, MIB - 1, MIB, MIB + 1, 3 * MIB + 7],
+    [1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * MIB + 7],
     ids=["one byte", "below a chunk", "a chunk", "above a chunk", "chunks"],
 )
 def test_bytes_come_back_as_they_went(plane: FakePlane, size: int):
-    """Chunks are cut anew, none of them empty or beyond 1 MiB, and nothing is lost."""
+    """Chunks are cut anew, none of them empty or too large, and nothing is lost."""
     content = os.urandom(size)
 
     written, read = post(plane, content), get(plane)
@@ -91,7 +103,7 @@ def test_bytes_come_back_as_they_went(plane: FakePlane, size: int):
     assert (200, 200) == (written.status_code, read.status_code)
     assert content == read.content
     assert size == sum(plane.snapshots.chunk_sizes)
-    assert {MIB} >= set(plane.snapshots.chunk_sizes[:-1])
+    assert {CHUNK_BYTES} >= set(plane.snapshots.chunk_sizes[:-1])
 
 
 def test_a_body_of_unknown_length_is_taken(plane: FakePlane):
@@ -131,14 +143,14 @@ def test_a_client_that_leaves_commits_nothing(
 def test_a_refused_body_is_answered_before_its_end(plane: FakePlane):
     """The client hears why at once, though most of its body was never read."""
     plane.snapshots.fail = ServiceError(Reason.STORAGE_FULL, "cannot store: make room")
-    connection = connect(plane, "POST", f"content-length: {BODY_BYTES}")
-
-    connection.sendall(bytes(2 * MIB))
-    answer = connection.recv(64 * 1024)
+    with connect(plane, "POST", f"content-length: {BODY_BYTES}") as connection:
+        connection.sendall(bytes(2 * MIB))
+        answer = b""
+        while b"make room" not in answer and (data := connection.recv(64 * 1024)):
+            answer += data
 
     assert answer.startswith(b"HTTP/1.1 507 ")
     assert b"cannot store: make room" in answer
-    connection.close()
 
 
 def test_a_client_that_may_not_write_is_not_asked_for_its_body(plane: FakePlane):
@@ -243,3 +255,45 @@ def test_300_mb_go_through_a_gateway_that_does_not_grow(tmp_path: Path):
 
     assert sent.digest() == received.digest()
     assert most - rest <= 64 * MIB
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.integration
+def test_100_transfers_at_once_fit_into_256_mib(tmp_path: Path):
+    """Clients that send what they can, and clients that read slowly."""
+    count, size = 100, 4 * MIB
+
+    def send(plane: FakePlane, agent: str) -> bytes:
+        connection = connect(plane, "POST", f"content-length: {size}", agent=agent)
+        with connection:
+            connection.sendall(bytes(size))
+            return connection.recv(64)
+
+    def read(plane: FakePlane, agent: str) -> int:
+        received = 0
+        with connect(plane, "GET", "connection: close", agent=agent) as connection:
+            while data := connection.recv(64 * 1024):
+                received += len(data)
+                time.sleep(0.02)  # what makes it slow
+        return received
+
+    with FakePlane(tmp_path, apart=True) as plane, ThreadPoolExecutor(count) as pool:
+        assert plane.process is not None
+        names = [f"agent-{number}" for number in range(count)]
+        sent = [pool.submit(send, plane, name) for name in names]
+        most = watch_until_done(plane.process, sent)
+        read_ = [pool.submit(read, plane, name) for name in names]
+        most = max(most, watch_until_done(plane.process, read_))
+
+    assert all(one.result().startswith(b"HTTP/1.1 200 ") for one in sent)
+    assert all(one.result() > size for one in read_)
+    assert most <= 256 * MIB
+
+
+def watch_until_done(process: GatewayProcess, work: Sequence[Future[Any]]) -> int:
+    """The most memory that the process took meanwhile."""
+    most = 0
+    while not all(one.done() for one in work):
+        most = max(most, process.rss_bytes())
+        wait(work, timeout=0.05)
+    return most
