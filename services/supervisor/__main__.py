@@ -44,7 +44,7 @@ from townkeeper.supervisor.v1 import supervisor_pb2, supervisor_pb2_grpc
 
 log = structlog.get_logger()
 
-# How long the agents get on SIGTERM: below the 60 s of deploy/base, with room to save.
+# What each agent gets on SIGTERM; deploy/base leaves room to save as well.
 LEAVE_GRACE_S: Final = 10.0
 SERVICE: Final = supervisor_pb2.DESCRIPTOR.services_by_name["SupervisorService"]
 
@@ -142,7 +142,7 @@ async def _register(around: Surroundings, address: str) -> tuple[float, list[Cla
     while True:
         try:
             interval_s = await around.registry.register_instance(address)
-            return interval_s, await around.registry.claim()
+            return interval_s, await around.registry.claim_all()
         except ServiceError as error:
             if error.code.name in {"UNAUTHENTICATED", "PERMISSION_DENIED"}:
                 raise SettingsError(

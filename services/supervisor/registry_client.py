@@ -119,8 +119,18 @@ class RegistryClient:
                 pb.RegisterAgentRequest(name=str(name), spec=spec)
             )
 
+    async def claim_all(self) -> list[Claim]:
+        """Leases of all agents that must run and that nobody holds."""
+        claims: dict[AgentName, Claim] = {}
+        while True:
+            # Each answer holds what this boot has already, and some more.
+            more = {claim.name: claim for claim in await self.claim()}
+            if more.keys() <= claims.keys():
+                return list(claims.values())
+            claims |= more
+
     async def claim(self, agents: Iterable[AgentName] = ()) -> list[Claim]:
-        """Leases of the named agents, or of all that are claimable."""
+        """Leases of the named agents, or of some that are claimable."""
         with rpc_errors():
             reply = await self._stub.ClaimAgents(
                 pb.ClaimAgentsRequest(

@@ -38,6 +38,8 @@ log = structlog.get_logger()
 INTERVAL_S: Final = 1.0
 # A restore reads at most a base and this many deltas; the service refuses more.
 DELTAS_MAX: Final = 16
+# An upload may hang for as long as a large one takes; whoever closes has better to do.
+CLOSE_S: Final = 5.0
 # Two lost races in one save is a bug, or somebody who writes whole files in between.
 ATTEMPTS_MAX: Final = 4
 
@@ -156,6 +158,10 @@ class Saver:
 
     async def close(self) -> None:
         """Lets go of the database; the page map stays on disk for a successor."""
+        if self._steps:
+            await asyncio.wait(self._steps, timeout=CLOSE_S)
+        for step in self._steps:
+            step.cancel()
         if self._steps:
             await asyncio.wait(self._steps)
         if self._flight is not None:

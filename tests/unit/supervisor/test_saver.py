@@ -303,3 +303,23 @@ async def test_a_fault_of_the_disk_does_not_end_the_saves(
         assert (Reason.INTERNAL, False) == (refused.value.reason, going_on.done())
         going_on.cancel()
         await asyncio.gather(going_on, return_exceptions=True)
+
+
+async def test_a_hung_upload_does_not_hold_up_the_end(
+    snapshots: FakeSnapshots,
+    places: Places,
+    database: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever closes a saver waits a moment, not for as long as an upload may hang."""
+    monkeypatch.setattr("services.supervisor.saver.CLOSE_S", 0.05)
+    snapshots.gate = asyncio.Event()
+    async with saving(snapshots, places, database) as saver:
+        hung = asyncio.create_task(saver.save())
+        while not saver._steps:
+            await asyncio.sleep(0)
+        await asyncio.wait_for(saver.close(), 5)
+
+    await asyncio.gather(hung, return_exceptions=True)
+    assert [] == snapshots.generations
+    assert [] == list(places.scratch.glob("*.segment"))
