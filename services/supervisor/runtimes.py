@@ -9,7 +9,7 @@ from pathlib import Path
 
 from services.chassis.programs import require_program
 from services.supervisor.exec_runtime import ExecRuntime
-from services.supervisor.kilo import KiloRuntime
+from services.supervisor.kilo.adapter import KiloRuntime
 from services.supervisor.runtime import Runtime
 from services.supervisor.settings import Settings
 

@@ -15,7 +15,7 @@ import pytest
 from services.cli.problems import Problem
 from services.cli.runtimes import install_kilo
 from services.supervisor.empty_repository import make_empty_repository
-from services.supervisor.kilo import DATABASE, KiloRuntime
+from services.supervisor.kilo.adapter import DATABASE, KiloRuntime
 from services.supervisor.runtime import (
     EventKind,
     Handle,

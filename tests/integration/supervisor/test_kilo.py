@@ -16,10 +16,10 @@ import pytest_asyncio
 from services.chassis.errors import Reason, ServiceError
 from services.cli.stand_in_model import StandInModel
 from services.cli.stand_in_script import digest
-from services.supervisor.kilo import KiloRuntime
-from services.supervisor.kilo_database import find_message
-from services.supervisor.kilo_ids import message_id_for
-from services.supervisor.kilo_turns import Turn
+from services.supervisor.kilo.adapter import KiloRuntime
+from services.supervisor.kilo.database import find_message
+from services.supervisor.kilo.ids import message_id_for
+from services.supervisor.kilo.turns import Turn
 from services.supervisor.runtime import (
     EventKind,
     Message,

@@ -9,12 +9,12 @@ import apsw
 import pytest
 
 from services.chassis.errors import Reason, ServiceError
-from services.supervisor.kilo_database import (
+from services.supervisor.kilo.database import (
     find_message,
     last_message_id,
     move_session,
 )
-from services.supervisor.kilo_ids import message_id_for
+from services.supervisor.kilo.ids import message_id_for
 from services.supervisor.runtime import Stored
 
 pytestmark = pytest.mark.integration

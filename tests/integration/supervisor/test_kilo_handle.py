@@ -9,10 +9,12 @@ from typing import cast
 import pytest
 
 from services.chassis.errors import Reason, ServiceError
-from services.supervisor import kilo_handle, kilo_turns, spawn
-from services.supervisor.kilo_api import KiloApi
-from services.supervisor.kilo_env import read_config
-from services.supervisor.kilo_handle import KiloHandle
+from services.supervisor import spawn
+from services.supervisor.kilo import handle as kilo_handle
+from services.supervisor.kilo import turns as kilo_turns
+from services.supervisor.kilo.api import KiloApi
+from services.supervisor.kilo.env import read_config
+from services.supervisor.kilo.handle import KiloHandle
 from services.supervisor.runtime import (
     EventKind,
     Launch,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from services.chassis.errors import Reason, ServiceError
-from services.supervisor.kilo_env import (
+from services.supervisor.kilo.env import (
     Model,
     kilo_config,
     kilo_environment,

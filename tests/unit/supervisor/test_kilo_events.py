@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.supervisor.kilo_events import Translator, status_of, turn_end_of
+from services.supervisor.kilo.events import Translator, status_of, turn_end_of
 from services.supervisor.runtime import EventKind, Status, TurnEnd
 
 OURS, CHILD = "ses_ours", "ses_child"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.supervisor.kilo_ids import (
+from services.supervisor.kilo.ids import (
     judge,
     message_id_for,
     part_id_for,

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
-from services.supervisor.kilo_turns import Turns
+from services.supervisor.kilo.turns import Turns
 from services.supervisor.runtime import RuntimeEvent
 
 ODD = {"sessionID": "s", "status": {"type": {"not": "a word"}}}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from services.chassis.errors import Reason, ServiceError
-from services.supervisor.kilo_version import find_version
+from services.supervisor.kilo.version import find_version
 
 SAID = "1.2.3"
 

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from services.chassis.errors import Reason, ServiceError
-from services.supervisor.kilo_api import KiloApi
-from services.supervisor.kilo_env import KiloConfig
-from services.supervisor.kilo_ids import message_id_for, part_id_for
-from services.supervisor.kilo_turns import Turn, Turns
+from services.supervisor.kilo.api import KiloApi
+from services.supervisor.kilo.env import KiloConfig
+from services.supervisor.kilo.ids import message_id_for, part_id_for
+from services.supervisor.kilo.turns import Turn, Turns
 from services.supervisor.runtime import (
     EventKind,
     EventSink,

@@ -11,15 +11,15 @@ from typing import TypeVar
 
 from services.chassis.errors import Reason, ServiceError
 from services.supervisor import spawn
-from services.supervisor.kilo_api import KiloApi
-from services.supervisor.kilo_database import move_session
-from services.supervisor.kilo_env import (
+from services.supervisor.kilo.api import KiloApi
+from services.supervisor.kilo.database import move_session
+from services.supervisor.kilo.env import (
     kilo_config,
     kilo_environment,
     private_folders,
 )
-from services.supervisor.kilo_handle import KiloHandle
-from services.supervisor.kilo_version import find_version
+from services.supervisor.kilo.handle import KiloHandle
+from services.supervisor.kilo.version import find_version
 from services.supervisor.meter import Meter
 from services.supervisor.paths import beneath, empty_folder
 from services.supervisor.runtime import (

@@ -17,7 +17,7 @@ from typing import cast
 import apsw
 
 from services.chassis.errors import Reason, ServiceError
-from services.supervisor.kilo_ids import SUFFIX_LENGTH, judge, suffix_of
+from services.supervisor.kilo.ids import SUFFIX_LENGTH, judge, suffix_of
 from services.supervisor.runtime import Stored
 
 BUSY_MS = 2000

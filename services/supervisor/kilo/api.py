@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from services.chassis.errors import Reason, ServiceError
-from services.supervisor.kilo_env import USERNAME
+from services.supervisor.kilo.env import USERNAME
 
 CONNECT_S = 2.0
 CALL_S = 30.0  # a busy machine's first call loads half of Kilo

@@ -18,10 +18,10 @@ from typing import Any
 import structlog
 
 from services.chassis.errors import ServiceError
-from services.supervisor import kilo_events
-from services.supervisor.kilo_api import KiloApi
-from services.supervisor.kilo_database import Found, find_message, last_message_id
-from services.supervisor.kilo_events import Translator, status_of, turn_end_of
+from services.supervisor.kilo import events as kilo_events
+from services.supervisor.kilo.api import KiloApi
+from services.supervisor.kilo.database import Found, find_message, last_message_id
+from services.supervisor.kilo.events import Translator, status_of, turn_end_of
 from services.supervisor.runtime import (
     EventKind,
     EventSink,

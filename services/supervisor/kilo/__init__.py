@@ -1,0 +1,1 @@
+"""The Kilo runtime: one local server for each agent, spoken to over HTTP."""
