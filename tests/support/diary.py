@@ -34,9 +34,17 @@ class Diary:
     """All that the agent has ever written."""
 
     entries: tuple[Entry, ...]
-    ticks: tuple[int, ...]
-    writers: tuple[int, ...]  # pids that ticked, in order
+    written: dict[int, int]  # tick → the pid that wrote it, in order
     last_words: int
+
+    @property
+    def ticks(self) -> tuple[int, ...]:
+        return tuple(self.written)
+
+    @property
+    def writers(self) -> tuple[int, ...]:
+        """The pids that ticked, in order."""
+        return tuple(dict.fromkeys(self.written.values()))
 
     @property
     def ids(self) -> list[str]:
@@ -52,7 +60,7 @@ class Diary:
         return sorted(set(range(1, len(self.ticks) + 1)) - set(self.ticks))
 
 
-EMPTY = Diary((), (), (), 0)
+EMPTY = Diary((), {}, 0)
 
 
 def read_diary(path: Path) -> Diary:
@@ -86,14 +94,10 @@ def _read(connection: apsw.Connection) -> Diary:
         return EMPTY
     messages = connection.execute("select id, text, answer from message order by place")
     entries = tuple(Entry(str(i), str(t), str(a)) for i, t, a in messages)
-    ticks = list(connection.execute("select number, pid from tick order by number"))
+    ticks = connection.execute("select number, pid from tick order by number")
+    written = {int(str(number)): int(str(pid)) for number, pid in ticks}
     ((words,),) = connection.execute("select count(*) from last_words")
-    return Diary(
-        entries,
-        tuple(int(str(number)) for number, _ in ticks),
-        tuple(dict.fromkeys(int(str(pid)) for _, pid in ticks)),
-        int(str(words)),
-    )
+    return Diary(entries, written, int(str(words)))
 
 
 def read_witness(path: Path) -> list[tuple[int, int]]:

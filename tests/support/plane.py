@@ -150,7 +150,9 @@ class PlaneProcess:
 
     def wipe_container(self) -> None:
         """The disk of the container is gone."""
-        shutil.rmtree(self.data.container)
+        while self.data.container.exists():
+            # Somebody who looks at a database from outside makes files beside it.
+            shutil.rmtree(self.data.container, ignore_errors=True)
         self.data.container.mkdir(mode=0o700)
 
     @property
