@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 import pytest
 
 from services.chassis.errors import Reason
-from services.cli.runtimes import install_kilo
-from services.cli.stand_in_model import StandInModel
 from tests.support.container import Container
 from tests.support.diary import read_diary
-from tests.support.kilo_session import AGENT, read_session, start_request
-from tests.support.kilo_session import DATABASE as DATABASE_OF_KILO
 from tests.support.plane import PlaneProcess
 from tests.support.slow_proxy import SlowProxy
+from tests.support.stop_and_start import stop_and_start
 from tests.support.town import DATABASE, Town
 
 pytestmark = pytest.mark.faults
 
 DELAY_S = 2.0
-KILO_START_S = 150.0
 
 
 @contextmanager
@@ -40,26 +34,6 @@ def slow_container(
         ) as container,
     ):
         yield container, proxy
-
-
-def stop_and_start(
-    town: Town, agent: str, start: Callable[[], httpx.Response]
-) -> tuple[httpx.Response, httpx.Response, list[str]]:
-    """Both calls, the second as soon as the first has begun; who ended when."""
-    ended: list[str] = []
-    lock = threading.Lock()
-
-    def call(what: str, work: Callable[[], httpx.Response]) -> httpx.Response:
-        reply = work()
-        with lock:
-            ended.append(what)
-        return reply
-
-    with ThreadPoolExecutor(2) as pool:
-        stopping = pool.submit(call, "stop", lambda: town.stop(agent))
-        town.wait_status(agent, "stopping")
-        starting = pool.submit(call, "start", start)
-        return stopping.result(120), starting.result(120), ended
 
 
 @pytest.mark.timeout(120)
@@ -120,45 +94,3 @@ def test_a_start_elsewhere_waits_for_the_save_of_the_stop(
 
     assert {Reason.LEASE_HELD} == refusals
     assert ([key], 1) == (live.ids, live.last_words)
-
-
-@pytest.mark.kilo
-@pytest.mark.timeout(300)
-def test_a_kilo_started_right_after_its_stop_has_the_whole_history(
-    plane: PlaneProcess, tmp_path: Path
-) -> None:
-    """D1 on the real runtime: the same session, and the model is shown all of it."""
-    name = "slow-kilo"
-    kilo = {"TOWNKEEPER_KILO_BIN": str(install_kilo())}
-    with (
-        StandInModel() as model,
-        slow_container(plane, tmp_path / "c", name, **kilo) as (container, proxy),
-    ):
-        town = Town(plane, name)
-        request = start_request(name, model.url)
-
-        def start() -> httpx.Response:
-            route = "container/agents/start"
-            return town.post(route, json=request, timeout=KILO_START_S)
-
-        first = start()
-        assert 201 == first.status_code, first.text
-        town.said(AGENT, "run: echo one")
-        town.said(AGENT, "write notes.txt: two")
-        town.wait_settled(AGENT)
-
-        proxy.delay_s = DELAY_S
-        stopped, started, ended = stop_and_start(town, AGENT, start)
-        proxy.delay_s = 0.0
-
-        assert (200, 201) == (stopped.status_code, started.status_code), started.text
-        assert ["stop", "start"] == ended
-        assert first.json()["sessionId"] == started.json()["sessionId"]
-        assert started.json()["resumed"]
-        town.said(AGENT, "what did I say?")
-        town.wait_settled(AGENT)
-        texts = ["run: echo one", "write notes.txt: two", "what did I say?"]
-        session = read_session(container.home(AGENT) / DATABASE_OF_KILO)
-        assert texts == session.texts
-        assert texts == list(model.calls[-1].prompts)
-        assert [] == container.aside(AGENT)
