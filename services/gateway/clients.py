@@ -65,6 +65,14 @@ class Services:
         for channel in (*self._channels.values(), *shared):
             await channel.close()
 
+    @property
+    def supervisor_count(self) -> int:
+        return len(self._supervisors)
+
+    def knows(self, address: str) -> bool:
+        """Whether a channel to this supervisor is open."""
+        return address in self._supervisors
+
     def registry(self, token: str) -> RegistryClient:
         """The registry, on behalf of whoever holds the token."""
         return RegistryClient(self._registry, token)

@@ -37,6 +37,7 @@ class LimitedProtocol(HttpToolsProtocol):
     """uvicorn's own, with an end to headers in size and time, which it lacks."""
 
     _header_bytes = 0
+    _waiting_bytes = 0
     _late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -46,6 +47,14 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        # The parser tells of a header when it has all of it, which may be never.
+        waiting = self._late is not None and not self.transport.is_closing()
+        self._waiting_bytes = self._waiting_bytes + len(data) if waiting else 0
+        if self._waiting_bytes > HEADER_BYTES_MAX:
+            self.send_400_response("Headers are too long.")
 
     def on_message_begin(self) -> None:
         self._header_bytes = 0

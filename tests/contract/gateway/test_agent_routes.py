@@ -65,6 +65,15 @@ class TestMessage:
             sent.json()
         )
 
+    def test_without_a_key_each_is_a_message_of_its_own(self, plane: FakePlane):
+        """Under an id of ours: a call that the channel repeats is still one."""
+        plane.registry.add("one")
+
+        ids = {self.send(plane, {"prompt": "hi"}).json()["messageId"] for _ in "12"}
+
+        assert 2 == len(ids) == len(plane.registry.inbox)
+        assert "" not in ids
+
     def test_the_same_key_twice_is_one_message(self, plane: FakePlane):
         """A client that heard no answer asks again."""
         plane.registry.add("one")
