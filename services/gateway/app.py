@@ -10,7 +10,8 @@ import asyncio
 import re
 import time
 import uuid
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import Final, TypeVar
 
@@ -46,9 +47,10 @@ from services.gateway.streaming import gone
 T = TypeVar("T")
 
 REQUEST_ID_HEADER: Final = "x-request-id"
-# Each may hold three chunks of 1 MiB: below 256 MiB at 80 bodies at once; requests
-# without a body are a hundredth of that.
+# What waits for a start or a stop costs some 20 KiB.
 REQUESTS_MAX: Final = 1000
+# Bodies on their way: so many fit into the 256 MiB that deploy/base gives us.
+TRANSFERS_MAX: Final = 100
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 _BEARER: Final = re.compile(r"bearer +(\S+) *", re.IGNORECASE)
 _METHODS: Final = frozenset(
@@ -64,7 +66,8 @@ class Gateway:
     def __init__(self, services: Calls, verifier: Verifier) -> None:
         self._services = services
         self._verifier = verifier
-        self._in_flight = 0
+        self._requests = Room(REQUESTS_MAX)
+        self._transfers = Room(TRANSFERS_MAX)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -75,10 +78,13 @@ class Gateway:
         report = Report(method)
         request_id = _request_id(request)
         started_at = time.monotonic()
-        self._count(1)
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        with (
+            structlog.contextvars.bound_contextvars(request_id=request_id),
+            HTTP_REQUESTS_IN_FLIGHT.track_inprogress(),
+            ExitStack() as places,
+        ):
             try:
-                response = await self._answer(request, report)
+                response = await self._answer(request, report, places)
                 response.headers[REQUEST_ID_HEADER] = request_id
                 report.status = response.status_code
                 await response(scope, receive, _counting(send, report))
@@ -86,20 +92,19 @@ class Gateway:
                 report.status = CLIENT_GONE
                 raise
             finally:
-                self._count(-1)
                 _write(report, time.monotonic() - started_at)
 
-    def _count(self, change: int) -> None:
-        self._in_flight += change
-        HTTP_REQUESTS_IN_FLIGHT.set(self._in_flight)
-
-    async def _answer(self, request: Request, report: Report) -> Response:
+    async def _answer(
+        self, request: Request, report: Report, places: ExitStack
+    ) -> Response:
         """The handler's response, or that of whatever went wrong on the way to it."""
         style = Style.ENVELOPE
         try:
+            places.enter_context(self._requests.place())
             exchange, route = await self._admit(request, report)
             style = route.style
             if route.body is Body.BYTES:
+                places.enter_context(self._transfers.place())
                 return await route.handler(exchange)
             if route.body is Body.JSON:
                 await exchange.load()
@@ -118,10 +123,6 @@ class Gateway:
 
     async def _admit(self, request: Request, report: Report) -> tuple[Exchange, Route]:
         """Route, credential, ids, and whether the one may reach the others."""
-        if self._in_flight > REQUESTS_MAX:
-            raise ServiceError(
-                Reason.TOO_MANY_CALLS, "cannot take another request now: try again"
-            )
         found = find(request.method, request.scope["raw_path"])
         if found is None:
             raise Problem(404, NOT_FOUND)
@@ -150,6 +151,27 @@ class Gateway:
                 raise ServiceError(Reason.TOWN_FOREIGN, f"cannot reach town {town!r}")
             raise ServiceError(Reason.TOKEN_MISSING, "cannot use this kind of token")
         exchange.caller = caller
+
+
+class Room:
+    """Places for so many at once. Who finds none is told to come back."""
+
+    def __init__(self, most: int) -> None:
+        self.taken = 0
+        self._most = most
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        if self.taken >= self._most:
+            raise ServiceError(
+                Reason.TOO_MANY_CALLS,
+                f"cannot take more than {self._most} at once: try again",
+            )
+        self.taken += 1
+        try:
+            yield
+        finally:
+            self.taken -= 1
 
 
 def _authorize(exchange: Exchange, route: Route) -> None:

@@ -53,7 +53,7 @@ def _operation(route: Route) -> dict[str, Any]:
             },
         },
     }
-    if route.body is not Body.NONE:
+    if route.body is not Body.NONE and route.method != "GET":
         content: dict[str, Any] = {_MEDIA[route.body]: {"schema": {}}}
         operation["requestBody"] = {"required": True, "content": content}
     if not route.access.open:

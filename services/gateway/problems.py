@@ -145,6 +145,7 @@ def _conflict(error: ServiceError) -> dict[str, Any]:
 def _headers(error: ServiceError, status: int) -> dict[str, str]:
     if status == 401:
         return {"www-authenticate": 'Bearer realm="townkeeper"'}
-    if error.code is grpc.StatusCode.UNAVAILABLE:
+    soon_better = error.code is grpc.StatusCode.UNAVAILABLE
+    if soon_better or error.reason is Reason.TOO_MANY_CALLS:
         return {"retry-after": _RETRY_AFTER_S}
     return {}

@@ -43,7 +43,7 @@ class Access:
 
 
 class Body(StrEnum):
-    """What a route takes: nothing, JSON, or bytes that stream through."""
+    """What a route takes: nothing, JSON, or bytes that stream through, in or out."""
 
     NONE = "none"
     JSON = "json"

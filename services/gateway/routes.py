@@ -61,7 +61,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", f"{_TOWN}/container-registry", LIST, towns.read_registry),
     Route("POST", f"{_TOWN}/container-registry", LIST, towns.replace_registry, JSON),
     # the session of an agent
-    Route("GET", _SNAPSHOT, SNAPSHOT_READ, snapshots.read_snapshot),
+    Route("GET", _SNAPSHOT, SNAPSHOT_READ, snapshots.read_snapshot, BYTES),
     Route("POST", _SNAPSHOT, SNAPSHOT_WRITE, snapshots.write_snapshot, BYTES),
     Route("DELETE", _SNAPSHOT, SNAPSHOT_DELETE, snapshots.delete_snapshot),
     Route("GET", f"{_SNAPSHOT}/generations", SNAPSHOT_READ, snapshots.list_generations),

@@ -67,3 +67,4 @@ def test_limits_are_as_written():
     assert f"JSON bodies end at {JSON_BYTES_MAX // 2**20} MiB" in TEXT
     assert f"Headers end at {HEADER_BYTES_MAX // 2**10} KiB" in TEXT
     assert f"for {STALL_S:g} s is given up" in TEXT
+    assert f"memory allows, {app.TRANSFERS_MAX};" in TEXT

@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 from blake3 import blake3
 
 from services.chassis.errors import Reason, ServiceError
+from services.gateway.app import TRANSFERS_MAX
 from services.gateway.stream import CHUNK_BYTES
 from tests.contract.gateway.fake_plane import FakePlane
 from tests.contract.gateway.gateway_process import GatewayProcess
@@ -190,6 +191,26 @@ def test_a_slow_client_slows_the_store_down(plane: FakePlane):
     assert sent * MIB < ON_THE_WAY_BYTES_MAX
     connection.close()
     wait_until_sync(lambda: plane.snapshots.downloads_ended == 1)
+
+
+def test_more_transfers_than_there_is_memory_for_are_put_off(plane: FakePlane):
+    """429, try again; what is small goes on."""
+    plane.snapshots.hold = True
+    head = (plane, "POST", f"content-length: {MIB}")
+    with ExitStack() as connections:
+        for _ in range(TRANSFERS_MAX):
+            connection = connections.enter_context(connect(*head))
+            connection.sendall(bytes(CHUNK_BYTES))
+        wait_until_sync(lambda: len(plane.snapshots.paused) == TRANSFERS_MAX)
+
+        refused, small = get(plane), plane.request("GET", "/healthz")
+
+        assert (429, "1") == (refused.status_code, refused.headers["retry-after"])
+        assert 200 == small.status_code
+        plane.snapshots.hold = False
+
+    wait_until_sync(lambda: len(plane.snapshots.aborted) == TRANSFERS_MAX, limit_s=15)
+    assert 404 == get(plane).status_code
 
 
 class TestBrokenDownloads:
