@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 import sqlite3
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
-from blake3 import blake3
 
 from tests.support.children import AGENT
 from tests.support.documents import ROOT, run_blocks, shell_blocks
@@ -158,49 +155,6 @@ def test_a_database_is_kept_as_pages(
     assert 404 == container.get(path).status_code
     assert 200 == container.delete(path).status_code
     assert '"3"' == container.post(path, content=first).headers["etag"]
-
-
-def test_300_mb_come_back_and_no_process_grows(
-    shared_plane: PlaneProcess, container: httpx.Client
-):
-    """Bit for bit, each process of the plane within 64 MiB of its size at rest."""
-    path, size = snapshot(shared_plane, "large"), 300 * MIB
-    sent, received = blake3(), blake3()
-    container.post(path, content=b"x" * MIB)
-    container.get(path)
-    most = rest = sizes(shared_plane)
-
-    def body() -> Iterator[bytes]:
-        nonlocal most
-        for _ in range(size // MIB):
-            piece = os.urandom(MIB)
-            sent.update(piece)
-            most = larger(most, sizes(shared_plane))
-            yield piece
-
-    assert 200 == container.post(path, content=body()).status_code
-    with container.stream("GET", path) as answer:
-        for piece in answer.iter_raw():
-            received.update(piece)
-            most = larger(most, sizes(shared_plane))
-
-    assert sent.digest() == received.digest()
-    grown = {name: most[name] - rest[name] for name in rest}
-    assert [] == [name for name, by in grown.items() if by > 64 * MIB], grown
-
-
-SERVICES = ("gateway", "registry", "snapshots", "supervisor")
-
-
-def sizes(plane: PlaneProcess) -> dict[str, int]:
-    return {
-        name: psutil.Process(plane.child(name).pid).memory_info().rss
-        for name in SERVICES
-    }
-
-
-def larger(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
-    return {name: max(one[name], other[name]) for name in one}
 
 
 def test_the_life_of_an_agent(
