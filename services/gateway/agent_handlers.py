@@ -11,6 +11,7 @@ from starlette.responses import Response
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import check_id
 from services.gateway.exchange import Exchange, bare
+from services.gateway.spec_wire import spec_from_json
 from services.gateway.supervisor_client import AgentSpec, Run
 from services.gateway.transcode import (
     agent_to_json,
@@ -18,7 +19,6 @@ from services.gateway.transcode import (
     is_active,
     record_to_json,
     run_to_json,
-    spec_from_json,
     town_health,
 )
 

@@ -16,10 +16,11 @@ from services.gateway.agent_handlers import (
 )
 from services.gateway.exchange import Exchange, data
 from services.gateway.registry_client import Agent
+from services.gateway.spec_wire import mayor_spec
 from services.gateway.supervisor_client import Run
 from services.gateway.transcode import (
+    ENDED_STATES,
     is_active,
-    mayor_spec,
     run_status,
     session_status,
 )
@@ -148,4 +149,4 @@ async def _living(exchange: Exchange, mayor: Agent) -> Run | None:
     run = await find_run(exchange, mayor.name)
     if run is None or run.epoch < mayor.lease.epoch:
         return None
-    return None if run_status(run) in {"exited", "failed"} else run
+    return None if run_status(run) in ENDED_STATES else run

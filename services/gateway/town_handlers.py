@@ -9,7 +9,7 @@ from services.gateway import json_body
 from services.gateway.exchange import Exchange, bare, data
 from services.gateway.json_body import Fields
 from services.gateway.problems import Issue, Problem
-from services.gateway.transcode import entries_to_json
+from services.gateway.spec_wire import entries_to_json
 
 INSTANCE_HEADER = "x-townkeeper-instance"
 

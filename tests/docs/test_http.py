@@ -12,7 +12,7 @@ from services.gateway.exchange import JSON_BYTES_MAX, STALL_S
 from services.gateway.listener import HEADER_BYTES_MAX
 from services.gateway.route import Route
 from services.gateway.routes import ROUTES, find
-from services.gateway.transcode import RESUMES, ROLES, TEXTS
+from services.gateway.spec_wire import RESUMES, ROLES, TEXTS
 from tests.support.documents import ROOT
 
 pytestmark = pytest.mark.docs
