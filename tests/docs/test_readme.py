@@ -25,6 +25,7 @@ DOCUMENTS = [
         "docs/errors.md",
         "docs/leases.md",
         "docs/proof.md",
+        "docs/security.md",
         "docs/snapshots.md",
     )
 ]
