@@ -44,6 +44,15 @@ def wait_for_generation_of(town: Town, epoch: int) -> None:
     )
 
 
+def fenced_uploads(plane: PlaneProcess, town: str) -> list[str]:
+    """What the snapshot service has logged of uploads that it refused."""
+    return [
+        line
+        for line in plane.log("snapshots").splitlines()
+        if f'"{town}"' in line and "UploadSnapshot" in line and "LEASE_FENCED" in line
+    ]
+
+
 def wait_until_ended(container: Container, agent_pid: int) -> None:
     """Returns when the agent's process is gone and its database set aside."""
 
@@ -134,6 +143,46 @@ def test_an_owner_cut_off_from_the_registry_is_fenced_by_its_next_save(
         assert max(fenced) < min(generations_of(town, new["epoch"]))
         assert_one_history(saved, first=pid, writers=2)
         assert one.alive
+
+
+def test_a_save_that_was_on_its_way_is_refused_when_it_arrives(
+    plane: PlaneProcess, tmp_path: Path
+) -> None:
+    """Sent by the old owner, held up by the network, and right in all but its epoch:
+    the new owner has the agent, and has not saved anything yet."""
+    town = Town(plane, "late")
+    with (
+        SlowProxy(plane.endpoints.snapshots) as old_way,
+        SlowProxy(plane.endpoints.snapshots) as new_way,
+        Container(
+            plane, tmp_path / "one", town="late", slot="one", snapshots=old_way.address
+        ) as one,
+        Container(
+            plane, tmp_path / "two", town="late", slot="two", snapshots=new_way.address
+        ) as two,
+    ):
+        town.started("a", *TICKING)
+        old = town.status("a")
+        wait_for_generation_of(town, old["epoch"])
+        (pid,) = read_diary(one.home("a") / DATABASE).writers
+        old_way.to_server.hole = True
+        wait_until_sync(lambda: town.status("a")["lagSeconds"] > 2, what="one is held")
+        with one.paused():
+            two.start_when_free("a")
+            new_way.to_server.hole = True
+            head = town.generations("a")[0].generation
+            old_way.to_server.hole = False
+            wait_until_sync(
+                lambda: fenced_uploads(plane, "late"), what="it arrives", limit_s=30
+            )
+            assert head == town.generations("a")[0].generation
+            new_way.to_server.hole = False
+        wait_until_ended(one, pid)
+        new = town.status("a")
+        wait_for_generation_of(town, new["epoch"])
+
+        assert ("two", True) == (new["instanceId"], old["epoch"] < new["epoch"])
+        assert_one_history(town.saved("a"), first=pid, writers=2)
 
 
 def test_a_new_boot_in_the_same_slot_fences_the_one_before(

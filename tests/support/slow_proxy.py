@@ -164,6 +164,8 @@ class SlowProxy:
                 )
         except OSError:
             _reset(writer)  # nobody listens there: it is as if nobody did here
+        except asyncio.CancelledError:
+            return  # the proxy ends; whoever made this task asks it for no more
         finally:
             self._open -= ends
             for end in ends:
