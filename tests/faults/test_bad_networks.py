@@ -87,7 +87,7 @@ def test_whatever_the_network_does_nothing_acknowledged_is_lost(
     plane: PlaneProcess, tmp_path: Path
 ) -> None:
     """To the registry, to the store, or to both; the agent's process is the same."""
-    rounds = int(os.environ.get("ROUNDS") or 3)
+    rounds = int(os.environ.get("ROUNDS") or 2)
     dice = random.Random(int(os.environ.get("SEED") or 1))
     town = Town(plane, "network")
     with (

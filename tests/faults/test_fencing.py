@@ -26,7 +26,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlaneProcess]:
     """One whose leases end sooner than usual."""
     root = tmp_path_factory.mktemp("fencing") / "data"
     leases = {
-        "TOWNKEEPER_LEASE_TTL": "4s",
+        "TOWNKEEPER_LEASE_TTL": "3s",
         "TOWNKEEPER_HEARTBEAT_INTERVAL": "1s",
     }
     with PlaneProcess(root, **leases) as process:

@@ -22,6 +22,7 @@ from townkeeper.registry.v1 import resources_pb2
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
 
 AWAY_S = 10.0
+DEAD_S = 5.0
 TICKING = ("--tick-s", "0.02", "--last-words")
 DELIVERED = resources_pb2.Message.STATE_DELIVERED
 
@@ -145,12 +146,12 @@ def test_a_stop_without_a_store_is_pending_until_it_is_back(
             pending = town.stop("leaver")
             written = live(plane, "leaver")
             refused = town.stop("leaver")
-            status = wait_for_lag(town, "leaver", AWAY_S / 2)
+            status = wait_for_lag(town, "leaver", DEAD_S / 2)
             starting = pool.submit(town.start, "leaver", *TICKING)
             wait_until_sync(
-                lambda: time.monotonic() > gone_at + AWAY_S,
+                lambda: time.monotonic() > gone_at + DEAD_S,
                 what="the outage is over",
-                limit_s=2 * AWAY_S,
+                limit_s=2 * DEAD_S,
             )
             assert not starting.done()
         started = starting.result(120)
