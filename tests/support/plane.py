@@ -264,14 +264,25 @@ class PlaneProcess:
         assert found is not None
         return found
 
+    def messages(self, agent: str) -> Iterator[resources_pb2.Message]:
+        """All messages of the agent that are remembered, page by page."""
+        request = registry_pb2.ListMessagesRequest(
+            parent=self.agent_name(agent), page_size=500
+        )
+        while True:
+            reply = self.registry().ListMessages(request)
+            yield from reply.messages
+            if not reply.next_page_token:
+                return
+            request.page_token = reply.next_page_token
+
     def wait_settled(
         self, agent: str, message_id: str, *, limit_s: float = 30.0
     ) -> resources_pb2.Message:
         """The message, once it has left the inbox."""
 
         def settled() -> resources_pb2.Message | None:
-            request = registry_pb2.ListMessagesRequest(parent=self.agent_name(agent))
-            for message in self.registry().ListMessages(request).messages:
+            for message in self.messages(agent):
                 done = message.state != resources_pb2.Message.STATE_PENDING
                 if message.name.endswith(f"/{message_id}") and done:
                     return message
