@@ -27,8 +27,8 @@ from services.chassis.telemetry import Event
 from services.chassis.tls import TlsSettings
 
 # How long a stop may take once the calls of the grace period are over: the last
-# answers leave within milliseconds, health watches are cut.
-FLUSH_S: Final = 0.5
+# answers leave within milliseconds, on a busy machine later; health watches are cut.
+FLUSH_S: Final = 2.0
 # grpc.aio's own stop was seen to hang with cancelled streams; past this we go on.
 STOP_LIMIT_S: Final = 5.0
 GRACE_S: Final = 10.0

@@ -18,6 +18,18 @@ from cryptography.x509.oid import NameOID
 
 from services.chassis.tls import TlsSettings
 
+_SIGNS_CERTIFICATES = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
+
 
 class Authority:
     """Signs certificates that hold for 127.0.0.1."""
@@ -27,8 +39,16 @@ class Authority:
         self.folder.mkdir()
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _name("townkeeper tests")
-        certificate = _builder(self._name, self._name, self._key).add_extension(
-            x509.BasicConstraints(ca=True, path_length=None), critical=True
+        certificate = (
+            _builder(self._name, self._name, self._key)
+            .add_extension(
+                x509.BasicConstraints(ca=True, path_length=None), critical=True
+            )
+            .add_extension(_SIGNS_CERTIFICATES, critical=True)
+            .add_extension(
+                x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()),
+                critical=False,
+            )
         )
         signed = certificate.sign(self._key, hashes.SHA256())
         self.ca = self._write("ca.pem", signed.public_bytes(Encoding.PEM))
@@ -37,8 +57,14 @@ class Authority:
         """Settings with a new certificate, its key, and this authority."""
         key = ec.generate_private_key(ec.SECP256R1())
         address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-        certificate = _builder(_name(name), self._name, key).add_extension(
-            x509.SubjectAlternativeName([address]), critical=False
+        # Strict verifiers, Python 3.13's by default, want to know who signed.
+        signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(
+            self._key.public_key()
+        )
+        certificate = (
+            _builder(_name(name), self._name, key)
+            .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+            .add_extension(signer, critical=False)
         )
         signed = certificate.sign(self._key, hashes.SHA256())
         private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

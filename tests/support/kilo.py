@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import uuid
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -142,7 +143,7 @@ class KiloTown:
 
     def messages(self) -> list[tuple[str, str, str]]:
         """Every stored message: its id, its role, its texts; read from a copy."""
-        with sqlite3.connect(self.save_as(self.root / "peek.db")) as copy:
+        with closing(sqlite3.connect(self.save_as(self.root / "peek.db"))) as copy:
             rows = copy.execute(
                 "select m.id, m.data, group_concat(json_extract(p.data, '$.text'), '|')"
                 " from message m left join part p on p.message_id = m.id"
