@@ -36,7 +36,7 @@ pytestmark = pytest.mark.faults
 SEED = int(os.environ.get("SEED") or 1)
 # A turn takes 50 ms: kills fall before, within and after turns and their saves.
 THINK_S = 0.05
-KILL_WITHIN_S = 0.5
+KILL_WITHIN_S = 1.0
 DELIVERED = resources_pb2.Message.STATE_DELIVERED
 INTERRUPTED = resources_pb2.Message.STATE_INTERRUPTED
 

@@ -14,7 +14,7 @@ from tests.support.town import Town
 from tests.support.waiting import wait_until_sync
 
 FIRST_S: Final = 30.0
-# Between two posts of a patient one, new or again; an agent can keep up with that.
+# Between two posts, new or again: an agent can keep up with that.
 PAUSE_S: Final = 0.1
 
 
@@ -74,7 +74,7 @@ class Poster:
                     self.unsure.append(key)
                     return
             self.accepted.append(key)
-            if self._stop.wait(PAUSE_S if self._patient else 0.0):
+            if self._stop.wait(PAUSE_S):
                 return
 
     def _accepted(self, key: str) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import grpc
 import httpx
 
 from tests.support.diary import Diary, command, parse_diary
@@ -16,6 +18,7 @@ from townkeeper.snapshots.v1 import snapshots_pb2
 RIG = "rig-1"
 DATABASE = "agent.db"
 SETTLE_S = 60.0
+AGAIN_S = 20.0
 PENDING = resources_pb2.Message.STATE_PENDING
 
 
@@ -55,8 +58,7 @@ class Town:
         return self.post(f"container/agents/{agent}/stop")
 
     def status(self, agent: str) -> dict[str, Any]:
-        reply = self.get(f"container/agents/{agent}/status")
-        assert 200 == reply.status_code, reply.text
+        reply = self._read(f"container/agents/{agent}/status")
         return dict(reply.json())
 
     def wait_status(
@@ -92,11 +94,11 @@ class Town:
         found: dict[str, resources_pb2.Message] = {}
         token = ""
         while True:
-            reply = self.plane.registry(town=self.name).ListMessages(
-                registry_pb2.ListMessagesRequest(
-                    parent=self.path_of(agent), page_token=token
-                )
+            request = registry_pb2.ListMessagesRequest(
+                parent=self.path_of(agent), page_token=token
             )
+            stub = self.plane.registry(town=self.name)
+            reply = _once_there(stub.ListMessages, request)
             found |= {one.name.rpartition("/")[2]: one for one in reply.messages}
             if not (token := reply.next_page_token):
                 return found
@@ -116,20 +118,31 @@ class Town:
         request = snapshots_pb2.ListSnapshotsRequest(
             parent=self.path_of(agent), page_size=500
         )
-        reply = self.plane.snapshots(town=self.name).ListSnapshots(request)
-        return list(reply.snapshots)
+        stub = self.plane.snapshots(town=self.name)
+        return list(_once_there(stub.ListSnapshots, request).snapshots)
 
     def saved(self, agent: str) -> Diary:
         """The newest generation, downloaded and checked."""
         route = f"rigs/{RIG}/agents/{agent}/db-snapshot"
-        reply = self.get(route, kind="operator")
-        assert 200 == reply.status_code, reply.text
-        return parse_diary(reply.content)
+        return parse_diary(self._read(route, kind="operator").content)
 
     # HTTP
 
     def get(self, route: str, *, kind: str = "user", **options: Any) -> httpx.Response:
         return self.http(kind).get(self.route(route), **options)
+
+    def _read(self, route: str, *, kind: str = "user") -> httpx.Response:
+        """An answer, also while a service that came back is not yet called again: for
+        two seconds a channel does not even try."""
+        replies: list[httpx.Response] = []
+
+        def answered() -> bool:
+            replies.append(self.get(route, kind=kind))
+            return replies[-1].status_code != 503
+
+        wait_until_sync(answered, what=f"{route} is served", limit_s=AGAIN_S)
+        assert 200 == replies[-1].status_code, replies[-1].text
+        return replies[-1]
 
     def post(self, route: str, *, kind: str = "user", **options: Any) -> httpx.Response:
         return self.http(kind).post(self.route(route), **options)
@@ -146,3 +159,19 @@ class Town:
 
     def path_of(self, agent: str) -> str:
         return f"towns/{self.name}/agents/{agent}"
+
+
+def _once_there(call: Callable[[Any], Any], request: Any) -> Any:
+    """The same for gRPC."""
+    answers: list[Any] = []
+
+    def answered() -> bool:
+        try:
+            answers.append(call(request))
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise
+        return bool(answers)
+
+    wait_until_sync(answered, what="the service answers", limit_s=AGAIN_S)
+    return answers[-1]
