@@ -57,10 +57,15 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
         yield town
 
 
+@pytest.fixture(scope="module")
+def before(town: Town) -> Any:
+    """What the town is before any of these requests."""
+    return everything(town, KEEPER), session(town, ARCHIVE)
+
+
 @pytest.fixture(autouse=True)
-def unchanged(town: Town) -> Iterator[None]:
-    """After each test of this file the town is what it was before."""
-    before = everything(town, KEEPER), session(town, ARCHIVE)
+def unchanged(town: Town, before: Any) -> Iterator[None]:
+    """After each test of this file the town is what it was before all of them."""
     yield
     assert before == (everything(town, KEEPER), session(town, ARCHIVE))
 

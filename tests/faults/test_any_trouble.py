@@ -114,7 +114,7 @@ def troubles(dice: random.Random) -> Iterator[Callable[[Town], None]]:
 @pytest.mark.timeout(3600)
 def test_whatever_dies_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
     """Services, containers, agents, everything: one after the other, in any order."""
-    rounds = int(os.environ.get("ROUNDS") or 4)
+    rounds = int(os.environ.get("ROUNDS") or 3)
     dice = random.Random(int(os.environ.get("SEED") or 1))
     with PlaneProcess(tmp_path / "data") as plane:
         town = Town(plane)

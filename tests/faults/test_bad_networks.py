@@ -26,7 +26,7 @@ from tests.support.unresting import AGENT, Unresting
 pytestmark = pytest.mark.faults
 
 # Shorter than a lease, so that the agent stays where it is.
-TROUBLE_S: Final = 3.0
+TROUBLE_S: Final = 2.0
 
 
 def cut(way: SlowProxy) -> None:

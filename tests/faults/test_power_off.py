@@ -45,7 +45,7 @@ INTERRUPTED = resources_pb2.Message.STATE_INTERRUPTED
 def test_an_accepted_message_outlives_everything(tmp_path: Path) -> None:
     """However everything dies: stored once, answered, in order; repeats are no more."""
     dice = random.Random(SEED)
-    rounds = int(os.environ.get("ROUNDS") or 5)
+    rounds = int(os.environ.get("ROUNDS") or 4)
     names = keys()
     with PlaneProcess(tmp_path / "data") as plane:
         town = Town(plane)
