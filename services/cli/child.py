@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from services.cli.identity import Identity, identify, kill_trees
+from services.cli.identity import Identity, boot_id, identify, kill_trees
 from services.cli.problems import Problem
 
 LOG_BYTES_MAX: Final = 8 * 1024 * 1024
@@ -70,8 +70,8 @@ class Child:
             ) from error
         finally:
             os.close(log)
-        identity = identify(process.pid)
-        assert identity is not None, "a child that was not waited for is in /proc"
+        # One that ended at once may be reaped by now: then no living process is meant.
+        identity = identify(process.pid) or Identity(process.pid, 0, boot_id())
         child = cls(program, identity, process)
         child.ready = asyncio.get_running_loop().create_future()
         name = f"output-of-{program.name}"
