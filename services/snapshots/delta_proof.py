@@ -166,10 +166,14 @@ def _base_hashes(base: Path, numbers: Sequence[int]) -> Iterator[tuple[int, byte
 
 
 def _chunk_offsets(descriptor: int) -> list[int]:
-    end = os.fstat(descriptor).st_size
-    tail = Tail.unpack(read_all(descriptor, TAIL.size, end - TAIL.size))
+    end = os.fstat(descriptor).st_size - TAIL.size
+    if end < 0:
+        raise malformed("it has no tail")
+    tail = Tail.unpack(read_all(descriptor, TAIL.size, end))
     start = tail.footer_offset + FOOTER_HEAD.size
-    table = read_all(descriptor, end - TAIL.size - start, start)
+    if start > end:
+        raise malformed("its tail does not lead to its table")
+    table = read_all(descriptor, end - start, start)
     sizes = (size for size, _ in TABLE_ENTRY.iter_unpack(table))
     return list(accumulate(sizes, initial=HEADER.size))
 

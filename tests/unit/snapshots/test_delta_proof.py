@@ -172,6 +172,18 @@ def test_a_rotten_base_is_seen(tmp_path: Path, where: str) -> None:
     assert made.fingerprint(chain.images[-1]) != proof_of(last, base)
 
 
+def test_a_base_that_was_cut_is_seen(tmp_path: Path) -> None:
+    """However little of it is left, that is refused as any other damage."""
+    chain = Chain(tmp_path)
+    chain.change(made.edited(chain.images[-1], range(1, 151), b"all"))
+    base, last = chain.paths
+    whole = base.read_bytes()
+    for size_bytes in range(0, len(whole), 997):
+        base.write_bytes(whole[:size_bytes])
+
+        assert made.fingerprint(chain.images[-1]) != proof_of(last, base)
+
+
 def proof_of(last: Path, base: Path) -> Fingerprint | None:
     """What the chain proves; None if it cannot be read."""
     try:
