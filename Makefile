@@ -18,8 +18,8 @@ AGAINST ?= $(shell git rev-parse -q --verify origin/main || git rev-parse -q --v
 RELEASED = $(shell git log -1 --format=%H -G'^version = ' -- pyproject.toml)^
 
 .DEFAULT_GOAL := help
-.PHONY: help setup protos demo test faults e2e kills bench lint format types breaking \
-	deploy-check lock clean
+.PHONY: help setup protos demo test faults e2e kills losses fencing valkey-kills bench \
+	lint format types breaking deploy-check lock clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 15
@@ -54,6 +54,15 @@ e2e: setup ## the stories through the outside interface (ROUNDS=50 SEED=1)
 
 kills: setup ## SIGKILL a real agent's container again and again (ROUNDS=50 SEED=1)
 	$(BIN)/python -m tests.faults.kill_campaign --rounds $(or $(ROUNDS),50) --seed $(or $(SEED),1)
+
+losses: setup ## SIGKILL at random instants: how much was not saved? (ROUNDS=500 SEED=1)
+	$(BIN)/python -m tests.faults.loss_campaign --rounds $(or $(ROUNDS),500) --seed $(or $(SEED),1)
+
+fencing: setup ## pause a writer beyond its lease again and again (ROUNDS=200 SEED=1)
+	$(BIN)/python -m tests.faults.fencing_campaign --rounds $(or $(ROUNDS),200) --seed $(or $(SEED),1)
+
+valkey-kills: setup ## SIGKILL Valkey under load again and again (ROUNDS=100 SEED=1)
+	$(BIN)/python -m tests.faults.snapshots.valkey_campaign --rounds $(or $(ROUNDS),100) --seed $(or $(SEED),1)
 
 bench: setup ## print the table of speeds, write bench/results.json
 	$(BIN)/python -m bench

@@ -1,9 +1,8 @@
 """The campaign of `kill_campaign`, in a few rounds; `make kills` runs it whole."""
 
-import os
-
 import pytest
 
+from tests.faults.campaign import asked
 from tests.faults.kill_campaign import play
 
 
@@ -12,8 +11,6 @@ from tests.faults.kill_campaign import play
 @pytest.mark.timeout(900)
 def test_killed_containers_come_back_whole() -> None:
     """No save that was acknowledged is missing, nothing accepted is lost or twice."""
-    rounds = play(
-        int(os.environ.get("ROUNDS") or 2), int(os.environ.get("SEED") or 1), print
-    )
+    rounds = play(*asked(2), print)
 
     assert [] == [complaint for one in rounds for complaint in one.complaints]

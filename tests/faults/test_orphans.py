@@ -10,7 +10,7 @@ import pytest
 from services.cli.identity import descendants
 from services.supervisor.process_tree import members
 from tests.support.container import Container
-from tests.support.diary import read_diary, read_witness
+from tests.support.diary import Witness, read_diary
 from tests.support.plane import PlaneProcess
 from tests.support.slow_proxy import SlowProxy
 from tests.support.town import DATABASE, Town
@@ -29,8 +29,8 @@ def test_the_successor_saves_then_ends_what_is_left_and_resumes(
     `up` restarts the supervisor; the orphan ignores the end of its input, and a child
     of it has left its session and ignores SIGTERM.
     """
-    town, witness = Town(plane), tmp_path / "witness"
-    options = ("--tick-s", "0.01", "--stubborn", "--witness", str(witness))
+    town, witness = Town(plane), Witness(tmp_path / "witness")
+    options = ("--tick-s", "0.01", "--stubborn", "--witness", str(witness.path))
     town.started(AGENT, *options)
     key = town.said(AGENT, "before")
     town.wait_settled(AGENT)
@@ -40,18 +40,18 @@ def test_the_successor_saves_then_ends_what_is_left_and_resumes(
     mark = run.name.rpartition("/")[2]
     assert len(orphans) == len(members([mark])) == 2
 
-    seen = len(read_witness(witness))
+    seen = len(witness.all())
     supervisor.send(signal.SIGKILL)
     assert supervisor.wait(10)
     # It lives on: while nobody looks after it, it commits.
-    wait_until_sync(lambda: len(read_witness(witness)) > seen, what="the orphan writes")
+    wait_until_sync(lambda: len(witness.all()) > seen, what="the orphan writes")
     status = town.wait_status(AGENT, "running", epoch=run.epoch + 1)
 
     assert [] == members([mark])
     assert [False, False] == [one.alive for one in orphans]
-    committed = read_witness(witness)
-    old_pid = committed[0][0]
-    last = max(number for pid, number in committed if pid == old_pid)
+    committed = witness.all()
+    old_pid = committed[0].pid
+    last = max(one.number for one in committed if one.pid == old_pid)
     assert status["resumed"]
     key_2 = town.said(AGENT, "after")
     town.wait_settled(AGENT)
@@ -63,7 +63,7 @@ def test_the_successor_saves_then_ends_what_is_left_and_resumes(
         assert (old_pid, 2) == (diary.writers[0], len(diary.writers))
     # What the orphan committed last, and what follows on it, is one row of numbers.
     new_pid = live.writers[1]
-    first_new = min(number for pid, number in read_witness(witness) if pid == new_pid)
+    first_new = min(one.number for one in witness.all() if one.pid == new_pid)
     assert last <= first_new - 1 <= last + 1
     assert 200 == town.stop(AGENT).status_code
 
@@ -72,8 +72,8 @@ def test_a_successor_waits_for_a_store_that_is_away(
     plane: PlaneProcess, tmp_path: Path
 ) -> None:
     """What the orphan writes meanwhile is on this disk alone; none of it is lost."""
-    town, witness = Town(plane, "alone"), tmp_path / "witness"
-    options = ("--tick-s", "0.02", "--stubborn", "--witness", str(witness))
+    town, witness = Town(plane, "alone"), Witness(tmp_path / "witness")
+    options = ("--tick-s", "0.02", "--stubborn", "--witness", str(witness.path))
     with (
         SlowProxy(plane.endpoints.snapshots) as way,
         Container(
@@ -86,10 +86,10 @@ def test_a_successor_waits_for_a_store_that_is_away(
         way.cut()
         orphans = container.kill_supervisor()
         container.start()
-        seen = len(read_witness(witness))
+        seen = len(witness.all())
         failed = '"event": "agent.start_failed"'
         wait_until_sync(
-            lambda: len(read_witness(witness)) > seen and failed in container.log(),
+            lambda: len(witness.all()) > seen and failed in container.log(),
             what="the orphan writes, and its successor tries to start",
             limit_s=30,
         )
@@ -98,10 +98,10 @@ def test_a_successor_waits_for_a_store_that_is_away(
         town.wait_status("a", "running", limit_s=60)
 
         assert [False, False] == [one.alive for one in orphans]
-        old_pid, _ = read_witness(witness)[0]
-        last = max(number for pid, number in read_witness(witness) if pid == old_pid)
+        old_pid = witness.all()[0].pid
+        last = max(one.number for one in witness.all() if one.pid == old_pid)
         wait_until_sync(
-            lambda: 2 == len({pid for pid, _ in read_witness(witness)}),
+            lambda: 2 == len({one.pid for one in witness.all()}),
             what="the resumed agent writes",
             limit_s=30,
         )

@@ -177,10 +177,12 @@ class Container:
 
     def supervisor(self, kind: Kind | str = "operator") -> SupervisorServiceStub:
         """Speaks to this one, whoever the registry would name."""
+        return SupervisorServiceStub(self._channels.enter_context(self.channel(kind)))
+
+    def channel(self, kind: Kind | str = "operator") -> grpc.Channel:
+        """The same for whoever closes it sooner than the container ends."""
         token = StaticToken(self.plane.token(kind, town=self.town))
-        channel: grpc.Channel = open_sync_channel(self.address, token)
-        self._channels.callback(channel.close)
-        return SupervisorServiceStub(channel)
+        return open_sync_channel(self.address, token)
 
     def start_when_free(self, agent: str, limit_s: float = START_S) -> set[Reason]:
         """Starts an agent here as soon as that is allowed; why it was not before."""

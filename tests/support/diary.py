@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import apsw
 
+# A line of the witness, and more.
+_LINES_BYTES: Final = 200
 PROGRAM = Path(__file__).with_name("diary_agent.py")
 
 
@@ -100,7 +103,45 @@ def _read(connection: apsw.Connection) -> Diary:
     return Diary(entries, written, int(str(words)))
 
 
-def read_witness(path: Path) -> list[tuple[int, int]]:
-    """Pid and number of each tick whose commit had returned."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [(int(line.split()[0]), int(line.split()[1])) for line in lines]
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A commit that had returned, and when."""
+
+    pid: int
+    number: int
+    committed_at_s: float  # of the monotonic clock, which all processes share
+
+    @staticmethod
+    def parse(line: bytes) -> Tick:
+        pid, number, committed_at_s = line.split()
+        return Tick(int(pid), int(number), float(committed_at_s))
+
+
+@dataclass
+class Witness:
+    """The file in which the agent notes each tick when its commit has returned."""
+
+    path: Path
+    _read_bytes: int = field(default=0, init=False)
+
+    def all(self) -> list[Tick]:
+        return list(map(Tick.parse, self._lines(0)))
+
+    def news(self) -> list[Tick]:
+        """What was added since this was asked before."""
+        lines = self._lines(self._read_bytes)
+        self._read_bytes += sum(map(len, lines)) + len(lines)
+        return list(map(Tick.parse, lines))
+
+    def last(self) -> Tick | None:
+        size_bytes = self.path.stat().st_size if self.path.exists() else 0
+        lines = self._lines(max(0, size_bytes - _LINES_BYTES))
+        return Tick.parse(lines[-1]) if lines else None
+
+    def _lines(self, start: int) -> list[bytes]:
+        """Those that are whole, from a place in the file on."""
+        if not self.path.exists():
+            return []
+        with self.path.open("rb") as file:
+            file.seek(start)
+            return file.read().split(b"\n")[:-1]

@@ -14,6 +14,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 
 SCHEMA = """
 create table if not exists message (
@@ -43,7 +44,8 @@ class Diary:
             self._database.execute(row, (os.getpid(),))
         ((number,),) = self._database.execute("select max(number) from tick")
         if self._witness >= 0:
-            os.write(self._witness, f"{os.getpid()} {number}\n".encode())
+            line = f"{os.getpid()} {number} {time.monotonic()}\n"
+            os.write(self._witness, line.encode())
 
     def take(self, message: dict[str, str]) -> None:
         """Notes a message, if it is new, before it is answered."""

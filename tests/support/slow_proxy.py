@@ -5,6 +5,7 @@ with SlowProxy("127.0.0.1:50052") as proxy:
     proxy.delay_s = 2.0               # every answer comes 2 s late
     proxy.to_server.delay_s = 1.0     # and every request 1 s
     proxy.to_client.hole = True       # nothing comes back until it is False again
+    proxy.to_server.room_bytes = 9    # the tenth byte and all after it wait for None
     proxy.cut()                       # all connections are reset; new ones may come
     proxy.refusing = True             # new ones are reset as well
 """
@@ -33,6 +34,8 @@ class Way:
 
     delay_s: float = 0.0
     hole: bool = False
+    # It becomes a hole after so many more bytes; None: it does not.
+    room_bytes: int | None = None
 
     async def pass_on(
         self, source: asyncio.StreamReader, target: asyncio.StreamWriter
@@ -40,22 +43,32 @@ class Way:
         """Passes on all bytes in order, until the source ends or the target is gone."""
         parts: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_PARTS_MAX)
         reading = asyncio.create_task(self._read(source, parts))
-        now = asyncio.get_running_loop().time
         try:
             while True:
                 arrived_at, data = await parts.get()
-                # Asked again all the while: the network may change meanwhile.
-                while self.hole or now() < arrived_at + self.delay_s:
-                    await asyncio.sleep(_LOOK_EVERY_S)
+                await self._open(arrived_at)
                 if not data:
                     return
-                target.write(data)
-                await target.drain()
+                while data:
+                    await self._open(arrived_at)
+                    part = data[: self.room_bytes]
+                    data = data[len(part) :]
+                    if self.room_bytes is not None:
+                        self.room_bytes -= len(part)
+                    target.write(part)
+                    await target.drain()
         except OSError:
             return
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
+
+    async def _open(self, arrived_at: float) -> None:
+        """Returns when what arrived then may pass."""
+        now = asyncio.get_running_loop().time
+        # Asked again all the while: the network may change meanwhile.
+        while self.hole or self.room_bytes == 0 or now() < arrived_at + self.delay_s:
+            await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _read(
         self,

@@ -78,6 +78,21 @@ def test_each_way_can_be_silent(proxy: SlowProxy, way: str) -> None:
         assert b"meanwhile" == client.recv(100)
 
 
+def test_a_way_can_close_in_the_middle(proxy: SlowProxy) -> None:
+    """So many bytes pass, the rest waits until there is room again."""
+    with connect(proxy) as client:
+        proxy.to_server.room_bytes = 3
+        client.sendall(b"before")
+        assert b"bef" == client.recv(100)
+        client.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            client.recv(100)
+        proxy.to_server.room_bytes = None
+        client.settimeout(5)
+
+        assert b"ore" == client.recv(100)
+
+
 def test_a_cut_connection_is_reset(proxy: SlowProxy) -> None:
     """The client hears of it, and may connect again unless it is refused."""
     with connect(proxy) as client:

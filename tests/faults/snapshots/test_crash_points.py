@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from tests.faults.snapshots.conftest import Plant
+from tests.faults.snapshots.plant import Plant
 from tests.support import segments as made
 from tests.support.databases import database
 from tests.support.snapshot_frames import (

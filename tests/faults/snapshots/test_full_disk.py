@@ -7,7 +7,7 @@ import resource
 
 import pytest
 
-from tests.faults.snapshots.conftest import Plant
+from tests.faults.snapshots.plant import Plant
 from tests.support.snapshot_errors import reason_of
 from tests.support.snapshot_frames import chunks, file_header, trailer
 

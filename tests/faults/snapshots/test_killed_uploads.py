@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
-from tests.faults.snapshots.conftest import Plant
+from tests.faults.snapshots.plant import Plant
 from tests.support.snapshot_frames import (
     Client,
     Frame,

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from blake3 import blake3
 
-from tests.faults.snapshots.conftest import Plant
+from tests.faults.snapshots.plant import Plant
 from tests.support.snapshot_frames import NAME, Frame, chunk, file_header
 from townkeeper.snapshots.v1 import snapshots_pb2 as pb
 

@@ -13,7 +13,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.snapshots.__main__ import SERVICE
-from tests.faults.snapshots.conftest import Plant
+from tests.faults.snapshots.plant import Plant
 from tests.support import segments as made
 from tests.support.redis_server import ValkeyProcess
 from tests.support.snapshot_errors import reason_of, refusal
