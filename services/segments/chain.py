@@ -84,7 +84,7 @@ class ChainBuilder:
         if not self._finished:
             self._path.unlink(missing_ok=True)
 
-    def add(self, parts: Iterable[bytes]) -> SegmentInfo:
+    def add(self, parts: Iterable[bytes | memoryview]) -> SegmentInfo:
         """Applies one segment, given as its bytes in pieces of any size."""
         decoder = SegmentDecoder(self._limit)
         flying: deque[tuple[Chunk, Future[bytes]]] = deque()

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,7 @@ from services.segments.page_map import PageMap
 from services.supervisor.descent import Source, check_version, choose
 from services.supervisor.ledger import Ledger
 from services.supervisor.places import Lineage, Places
+from services.supervisor.read_ahead import work_ahead
 from services.supervisor.rebuild import rebuild
 from services.supervisor.runtime import Launch, Runtime
 from services.supervisor.saver import Saver
@@ -268,14 +270,10 @@ class Hydrator:
             )
         places, database = self.places(claim.name), saver.database
         assert database is not None
-        segments = await self.snapshots.download(claim.name, generation, places.scratch)
-        try:
-            page_map = await asyncio.to_thread(
-                rebuild, segments, generation, places, database
-            )
-        finally:
-            for segment in segments:
-                segment.unlink(missing_ok=True)
+        page_map = await work_ahead(
+            self.snapshots.download(claim.name, generation),
+            partial(rebuild, generation=generation, places=places, database=database),
+        )
         lineage = Lineage(
             generation.number, claim.epoch, generation.session_id, generation.runtime
         )

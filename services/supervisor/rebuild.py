@@ -1,26 +1,29 @@
-"""Segments on disk → the database in its place, every page proven on the way."""
+"""Segments as they come in → the database in its place, proven page by page."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
+from services.chassis.errors import Reason, ServiceError
 from services.segments.chain import ChainBuilder, Expected
 from services.segments.fingerprint import Fingerprint
 from services.segments.page_map import PageMap
-from services.segments.read import file_parts
 from services.supervisor.place import place
 from services.supervisor.places import Places
 from services.supervisor.snapshots_client import Generation
 
 
 def rebuild(
-    segments: Sequence[Path], generation: Generation, places: Places, database: Path
+    parts: Iterator[bytes], generation: Generation, places: Places, database: Path
 ) -> PageMap:
     """Builds beside the place, proves, then moves in. Blocks: call it from a thread.
 
-    Raises DIGEST_MISMATCH, SEGMENT_MALFORMED or NOT_A_DATABASE when the generation is
-    not sound, STORAGE_FULL, LEASE_HELD while a process has the old file open.
+    `parts`: the segments one after the other, in pieces of any size.
+
+    Raises DIGEST_MISMATCH, SEGMENT_MALFORMED, SNAPSHOT_CORRUPT or NOT_A_DATABASE when
+    the generation is not sound, STORAGE_FULL, LEASE_HELD while a process has the old
+    file open.
     """
     built = places.scratch / f"{generation.number}.rebuilt"
     built.unlink(missing_ok=True)
@@ -29,10 +32,37 @@ def rebuild(
         generation.page_count,
         Fingerprint.from_bytes(generation.fingerprint),
     )
+    cutter = _Cutter(parts)
     with ChainBuilder(built, expected) as chain:
-        for segment in segments:
-            with segment.open("rb") as file:
-                chain.add(file_parts(file))
+        for segment in generation.segments:
+            info = chain.add(cutter.next(segment.size_bytes))
+            if info.blake3 != segment.blake3:
+                raise _corrupt("a segment is not the one that the record names")
+        if any(cutter.next(1)):
+            raise _corrupt("more bytes came than the record names")
         page_map = chain.finish()
     place(built, database, root=places.home)
     return page_map
+
+
+class _Cutter:
+    """Cuts one run of bytes at the ends of segments."""
+
+    def __init__(self, parts: Iterator[bytes]) -> None:
+        self._parts = parts
+        self._rest = memoryview(b"")
+
+    def next(self, size_bytes: int) -> Iterator[memoryview]:
+        """The next so many bytes, fewer at the end, in pieces."""
+        while size_bytes:
+            if not self._rest:
+                self._rest = memoryview(next(self._parts, b""))
+                if not self._rest:
+                    return
+            part, self._rest = self._rest[:size_bytes], self._rest[size_bytes:]
+            size_bytes -= len(part)
+            yield part
+
+
+def _corrupt(why: str) -> ServiceError:
+    return ServiceError(Reason.SNAPSHOT_CORRUPT, f"cannot use the download: {why}")

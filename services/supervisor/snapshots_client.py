@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 import grpc.aio
 from blake3 import blake3
@@ -150,33 +150,23 @@ class SnapshotsClient:
         return _generation(reply.snapshot)
 
     async def download(
-        self, name: AgentName, generation: Generation, folder: Path
-    ) -> list[Path]:
-        """Fetches the segments of a generation into `folder`, base first.
+        self, name: AgentName, generation: Generation
+    ) -> AsyncIterator[bytes]:
+        """The segments of a generation as stored, base first, one after the other.
 
-        Raises DIGEST_MISMATCH or SNAPSHOT_CORRUPT when the bytes are not the ones
-        that the record names.
+        Nothing is proven here: every byte of a segment is bound by the digests in it,
+        and by the one in the record.
         """
         request = pb.DownloadSnapshotRequest(
             name=f"{name}/snapshots/{generation.number}",
             content=pb.DownloadSnapshotRequest.CONTENT_SEGMENTS,
         )
-        paths = [
-            folder / f"{generation.number}-{index}.segment"
-            for index in range(len(generation.segments))
-        ]
-        writer = _SegmentWriter(generation.segments, paths)
-        try:
-            with rpc_errors():
-                async for reply in self._stub.DownloadSnapshot(
-                    request, timeout=STREAM_TIMEOUT_S
-                ):
-                    if reply.WhichOneof("frame") == "chunk":
-                        await asyncio.to_thread(writer.write, reply.chunk)
-            await asyncio.to_thread(writer.finish)
-        finally:
-            writer.close()
-        return paths
+        with rpc_errors():
+            async for reply in self._stub.DownloadSnapshot(
+                request, timeout=STREAM_TIMEOUT_S
+            ):
+                if reply.WhichOneof("frame") == "chunk":
+                    yield reply.chunk.data
 
 
 async def _upload_frames(
@@ -201,61 +191,6 @@ async def _upload_frames(
         fingerprint=segmented.fingerprint,
     )
     yield pb.UploadSnapshotRequest(trailer=trailer)
-
-
-class _SegmentWriter:
-    """Cuts one run of bytes into segment files and proves each by its digest."""
-
-    def __init__(self, segments: tuple[Segment, ...], paths: list[Path]) -> None:
-        self._todo = list(zip(segments, paths, strict=True))
-        self._position = 0
-        self._file: BinaryIO | None = None
-        self._left = 0
-        self._digest = blake3()
-
-    def write(self, chunk: pb.Chunk) -> None:
-        if chunk.offset != self._position or zlib.crc32(chunk.data) != chunk.crc32:
-            raise _corrupt("a chunk is not the one that was due")
-        self._position += len(chunk.data)
-        data = memoryview(chunk.data)
-        while data:
-            if self._file is None:
-                self._open()
-            assert self._file is not None
-            part, data = data[: self._left], data[self._left :]
-            self._file.write(part)
-            self._digest.update(part)
-            self._left -= len(part)
-            if not self._left:
-                self._seal()
-
-    def _open(self) -> None:
-        if not self._todo:
-            raise _corrupt("more bytes came than the record names")
-        segment, path = self._todo[0]
-        self._file = path.open("wb")
-        self._left, self._digest = segment.size_bytes, blake3()
-
-    def _seal(self) -> None:
-        segment, _ = self._todo.pop(0)
-        if self._digest.digest() != segment.blake3:
-            raise _corrupt("a segment fails its digest")
-        self.close()
-
-    def finish(self) -> None:
-        if self._todo or self._file is not None:
-            raise _corrupt("the download ended early")
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-
-def _corrupt(why: str) -> ServiceError:
-    return ServiceError(
-        Reason.SNAPSHOT_CORRUPT, f"cannot use the download: {why}; it is tried again"
-    )
 
 
 def _generation(snapshot: resources_pb2.Snapshot) -> Generation:

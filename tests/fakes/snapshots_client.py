@@ -4,10 +4,9 @@ refuses what does not follow the head, and keeps the segments."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 
 from blake3 import blake3
 
@@ -72,14 +71,10 @@ class FakeSnapshots:
         return generation
 
     async def download(
-        self, name: AgentName, generation: Generation, folder: Path
-    ) -> list[Path]:
-        paths = []
-        for index, segment in enumerate(generation.segments):
-            path = folder / f"{index}.segment"
-            path.write_bytes(self.segments[segment.blake3])
-            paths.append(path)
-        return paths
+        self, name: AgentName, generation: Generation
+    ) -> AsyncIterator[bytes]:
+        for segment in generation.segments:
+            yield self.segments[segment.blake3]
 
     def rot(self, generation: Generation) -> None:
         """Damages the newest segment of a generation."""

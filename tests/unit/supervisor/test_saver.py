@@ -12,7 +12,6 @@ from services.chassis.clock import SystemClock
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName
 from services.segments.chain import ChainBuilder
-from services.segments.read import file_parts
 from services.supervisor.places import Lineage, Places
 from services.supervisor.saver import DELTAS_MAX, Saver
 from services.supervisor.snapshots_client import Generation, Segmented
@@ -77,11 +76,9 @@ async def saving(
 async def notes(snapshots: FakeSnapshots, generation: Generation, at: Path) -> int:
     """How many notes a generation holds, read back as a restore would."""
     at.mkdir()
-    paths = await snapshots.download(NAME, generation, at)
     with ChainBuilder(at / "built.db") as chain:
-        for path in paths:
-            with path.open("rb") as file:
-                chain.add(file_parts(file))
+        async for segment in snapshots.download(NAME, generation):
+            chain.add([segment])
         chain.finish()
     connection = apsw.Connection(str(at / "built.db"))
     try:
