@@ -64,8 +64,8 @@ fencing: setup ## pause a writer beyond its lease again and again (ROUNDS=200 SE
 valkey-kills: setup ## SIGKILL Valkey under load again and again (ROUNDS=100 SEED=1)
 	$(BIN)/python -m tests.faults.snapshots.valkey_campaign --rounds $(or $(ROUNDS),100) --seed $(or $(SEED),1)
 
-bench: setup ## print the table of speeds, write bench/results.json
-	$(BIN)/python -m bench
+bench: setup ## print the table of speeds, write bench/results.json (ARGS=--full)
+	$(BIN)/python -m bench $(ARGS)
 
 lint: setup ## style, imports, sizes, protos
 	$(BIN)/ruff check

@@ -35,9 +35,13 @@ MODEL = "stand-in"
 
 
 class StandInModel:
-    """The server, in a thread of its own; `with StandInModel() as model: model.url`."""
+    """The server, in a thread of its own; `with StandInModel() as model: model.url`.
 
-    def __init__(self, port: int = 0) -> None:
+    Another `answer` than the script's gives it other words.
+    """
+
+    def __init__(self, port: int = 0, answer: Callable[[Call], Reply] = decide) -> None:
+        self._answer = answer
         self._calls: deque[Call] = deque(maxlen=RECORDED_CALLS_MAX)
         self._released = asyncio.Event()
         self._holding = 0
@@ -118,7 +122,7 @@ class StandInModel:
     async def _complete(self, request: Request) -> Response:
         call = read_call(await request.json())
         self._calls.append(call)
-        reply = decide(call)
+        reply = self._answer(call)
         if reply.status != 200:
             error = {"error": {"message": "as you asked", "type": "stand_in"}}
             return JSONResponse(error, status_code=reply.status)
