@@ -20,10 +20,10 @@ from blake3 import blake3
 
 from bench import bare
 from bench.rows import Goal, Row, compare
+from services.segments.encode import SegmentEncoder
 from services.segments.page_map import PageMap
-from services.supervisor.backup_source import BackupSource
+from services.supervisor.live_source import LiveSource
 from tests.support.plane import PlaneProcess
-from tests.support.saves import encoded
 from townkeeper.snapshots.v1 import snapshots_pb2 as pb
 from townkeeper.snapshots.v1.snapshots_pb2_grpc import SnapshotServiceStub
 
@@ -108,14 +108,15 @@ def make_segment(folder: Path) -> tuple[bytes, bytes]:
             " insert into page select randomblob(?) from n",
             (ROWS, ROW_BYTES),
         )
-    source = BackupSource(path, folder / "scratch", busy_ms=1000)
+    source = LiveSource(path, folder / "scratch", busy_ms=1000)
     capture = source.capture(PageMap(), base=True)
     assert capture is not None, "a database without a map has changed"
     with capture:
-        data = encoded(capture)
+        encoder = SegmentEncoder(capture.header, capture.blocks())
+        data = b"".join(encoder)
     source.close()
     shutil.rmtree(folder)
-    return data, bytes(capture.fingerprint)
+    return data, bytes(encoder.info.fingerprint)
 
 
 class _Ways:

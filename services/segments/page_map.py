@@ -41,6 +41,12 @@ class PageMap:
         start = (first - 1) * HASH_BYTES
         return bytes(memoryview(self._hashes)[start : start + count * HASH_BYTES])
 
+    def hashes_of(self, numbers: Sequence[int]) -> bytes:
+        """Those of these pages, rising; fewer where they lie beyond the end."""
+        if numbers[-1] - numbers[0] == len(numbers) - 1:
+            return self.hashes(numbers[0], len(numbers))
+        return b"".join([self.hashes(number, 1) for number in numbers])
+
     def reset(self, page_size: int = 0) -> None:
         self.page_size = page_size
         self.fingerprint = ZERO

@@ -73,6 +73,11 @@ class Holding:
     def _on_saved(self, saver: Saver) -> None:
         if self.run is not None:
             self.run.generation, self.run.saved_at = saver.generation, saver.saved_at
-        self._around.events.append(
-            self.name.agent, "agent.saved", {"generation": saver.generation}
-        )
+        details: dict[str, object] = {"generation": saver.generation}
+        if saver.reading is not None:
+            # How the database was read, and for how long a read transaction stood.
+            details["way"] = str(saver.reading.way)
+            details["pages"] = saver.reading.pages
+            details["reader_ms"] = round(1000 * saver.reading.held_s, 1)
+            details["log_frames"] = saver.reading.log_frames
+        self._around.events.append(self.name.agent, "agent.saved", details)

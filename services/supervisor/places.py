@@ -49,6 +49,10 @@ class Places:
         return self.root / "pages.map"
 
     @property
+    def log_position(self) -> Path:
+        return self.root / "log-position.json"
+
+    @property
     def _record(self) -> Path:
         return self.root / "lineage.json"
 
@@ -95,5 +99,6 @@ class Places:
             if part.exists():
                 os.replace(part, target / part.name)
         self._record.unlink(missing_ok=True)
-        self.page_map.unlink(missing_ok=True)
+        for path in (self.page_map, self.log_position):
+            path.unlink(missing_ok=True)
         return target

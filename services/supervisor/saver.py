@@ -22,6 +22,7 @@ from services.chassis.clock import Clock
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName
 from services.segments.page_map import PageMap
+from services.supervisor.capture import Reading
 from services.supervisor.host_faults import refusing_host_faults
 from services.supervisor.places import Lineage, Places
 from services.supervisor.run import backoff_s
@@ -74,6 +75,7 @@ class Saver:
         self.session_id = ""
         self.saved_at: datetime | None = None
         self.lineage = Lineage(0, epoch)
+        self.reading: Reading | None = None  # of the last save
         self.on_saved: Callable[[Saver], None] = lambda saver: None
         self.on_fenced: Callable[[str], None] = lambda why: None
         self._epoch = epoch
@@ -145,7 +147,9 @@ class Saver:
             return
         if self.lineage.generation == 0 and self._parent == 0:
             await self._take_up()
-        self._segmenter = Segmenter(self.database, self._places.scratch)
+        self._segmenter = Segmenter(
+            self.database, self._places.scratch, self._places.log_position
+        )
 
     async def _take_up(self) -> None:
         lineage = self._places.lineage()
@@ -312,6 +316,7 @@ class Saver:
         assert self._segmenter is not None
         await self._segmenter.landed(flight.cut)
         self._parent, self.saved_at = generation.number, generation.saved_at
+        self.reading = flight.cut.reading
         self.lineage = Lineage(
             generation.number,
             self._epoch,

@@ -6,22 +6,26 @@ import asyncio
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
+from services.chassis.errors import Reason, ServiceError
 from services.segments.disk import refusing_full_disk
 from services.segments.encode import SegmentEncoder, write_segment
 from services.segments.layout import Kind
 from services.segments.page_map import PageMap
 from services.segments.prefix import PrefixCache
-from services.supervisor.backup_source import BackupSource
-from services.supervisor.changes import Capture, Source
+from services.supervisor.capture import Capture, Reading, Source, StateMoved
+from services.supervisor.live_source import LiveSource
 
 T = TypeVar("T")
 
 # Packing a first save uses the second core too; a delta is too small to care.
 BASE_THREADS: Final = 2
+# More than after which a source goes over to the reference, which never moves.
+_MOVES_MAX: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +36,21 @@ class Cut:
     fingerprint: bytes
     base: bool
     capture: Capture
+    reading: Reading
 
 
 class Segmenter:
     """One database's segments. A SQLite connection never leaves its thread."""
 
-    def __init__(self, database: Path, scratch: Path) -> None:
+    def __init__(
+        self, database: Path, scratch: Path, position: Path | None = None
+    ) -> None:
         self._scratch = scratch
         self._prefix = PrefixCache()
         self._thread = ThreadPoolExecutor(1, f"sqlite {database.name}")
-        self._open: Callable[[], Source] = lambda: BackupSource(database, scratch)
+        self._open: Callable[[], Source] = lambda: LiveSource(
+            database, scratch, position
+        )
         self._source: Source | None = None
 
     async def changed(self) -> bool:
@@ -90,6 +99,15 @@ class Segmenter:
         return self._source
 
     def _cut(self, page_map: PageMap, name: str, base: bool) -> Cut | None:
+        for _ in range(_MOVES_MAX):
+            with suppress(StateMoved):
+                return self._cut_once(page_map, name, base)
+        raise ServiceError(
+            Reason.SERVICE_UNAVAILABLE,
+            "cannot save: the database was never still while it was read; try again",
+        )
+
+    def _cut_once(self, page_map: PageMap, name: str, base: bool) -> Cut | None:
         capture = self._held().capture(page_map, base=base)
         if capture is None:
             return None
@@ -104,7 +122,8 @@ class Segmenter:
             self._prefix.discard()
             path.unlink(missing_ok=True)
             raise
-        return Cut(path, bytes(encoder.info.fingerprint), whole, capture)
+        fingerprint = bytes(encoder.info.fingerprint)
+        return Cut(path, fingerprint, whole, capture, self._held().reading)
 
     def _encoder(self, capture: Capture, whole: bool) -> SegmentEncoder:
         if whole:

@@ -9,7 +9,8 @@ import pytest
 
 from services.segments.layout import Kind
 from services.segments.page_map import PageMap
-from services.supervisor.backup_source import BackupSource
+from services.supervisor.capture import StateMoved
+from services.supervisor.live_source import LiveSource
 from tests.support import sqlite
 from tests.support.saves import Bench, encoded
 
@@ -189,7 +190,7 @@ class TestShapes:
             known = PageMap.load(bench.scratch / "map")
             assert known is not None
             bench.map = known
-            bench.source = BackupSource(bench.database, bench.scratch)
+            bench.source = LiveSource(bench.database, bench.scratch)
 
             assert Kind.DELTA is bench.save()
             bench.assert_saved()
@@ -228,9 +229,12 @@ class TestReplaced:
 
 
 def test_captures_leave_no_scratch_behind(bench: Bench) -> None:
-    """Names are gone at once, space when the capture is closed."""
+    """Names are gone at once, space when the capture is closed; a delta outlives the
+    database that it was read from."""
     with sqlite.opened(bench.database) as agent:
         sqlite.fill(agent, 50)
+        bench.save()
+        agent.execute("UPDATE t SET body = randomblob(3) WHERE id = 7")
         capture = bench.source.capture(bench.map)
         assert capture is not None
 
@@ -238,6 +242,19 @@ def test_captures_leave_no_scratch_behind(bench: Bench) -> None:
         bench.source.close()
         assert encoded(capture) == encoded(capture)
         capture.close()
+        capture.close()
+
+
+def test_a_base_is_not_read_after_its_database_is_closed(bench: Bench) -> None:
+    """The descriptors that it reads from may be another file's by then."""
+    with sqlite.opened(bench.database) as agent:
+        sqlite.fill(agent, 50)
+        capture = bench.source.capture(bench.map)
+        assert capture is not None
+        bench.source.close()
+
+        with pytest.raises(StateMoved):
+            encoded(capture)
         capture.close()
 
 

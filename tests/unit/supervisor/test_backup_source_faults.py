@@ -9,7 +9,7 @@ import pytest
 from services.chassis.errors import Reason, ServiceError
 from services.segments.layout import Kind
 from services.segments.page_map import PageMap
-from services.supervisor.backup_source import BackupSource
+from services.supervisor.live_source import LiveSource
 from tests.support import sqlite
 from tests.support.saves import Bench
 
@@ -100,7 +100,7 @@ class TestRefusals:
             sqlite.fill(agent, 5)
         link = bench.database.parent.with_name("link")
         link.symlink_to(bench.database.parent)
-        source = BackupSource(link / bench.database.name, bench.scratch)
+        source = LiveSource(link / bench.database.name, bench.scratch)
 
         with pytest.raises(ServiceError, match="cannot save"):
             source.capture(PageMap())
@@ -128,7 +128,7 @@ class TestRefusals:
         with sqlite.opened(bench.database, "delete") as agent:
             sqlite.fill(agent, 5)
         bench.save()
-        second = BackupSource(bench.database, bench.scratch)
+        second = LiveSource(bench.database, bench.scratch)
 
         with pytest.raises(ServiceError) as refused:
             second.capture(PageMap())

@@ -9,7 +9,8 @@ import pytest
 
 from services.segments.layout import Kind
 from services.segments.page_map import PageMap
-from services.supervisor.changes import Capture, Shape, compare
+from services.supervisor.capture import Capture, Shape
+from services.supervisor.changes import compare
 from tests.support import segments
 
 
@@ -83,5 +84,5 @@ def test_a_short_image_is_refused(tmp_path: Path, page_map: PageMap) -> None:
     path.write_bytes(bytes(512 * 9))
     image = os.open(path, os.O_RDONLY)
 
-    with pytest.raises(OSError, match="image is short"):
+    with pytest.raises(OSError, match="database is short"):
         compare(image, Shape(512, 10), page_map, tmp_path)

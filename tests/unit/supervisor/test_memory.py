@@ -20,7 +20,7 @@ from services.segments.chain import ChainBuilder
 from services.segments.encode import SegmentEncoder, write_segment
 from services.segments.page_map import PageMap
 from services.segments.read import file_parts, verify
-from services.supervisor.backup_source import BackupSource
+from services.supervisor.live_source import LiveSource
 from services.supervisor.place import place
 
 def peak():
@@ -35,7 +35,7 @@ agent.pragma("journal_mode", "wal")
 agent.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, body)")
 for _ in range(100):
     agent.execute("INSERT INTO t(body) VALUES(randomblob(2000000))")
-source, page_map = BackupSource(database, folder / "scratch"), PageMap()
+source, page_map = LiveSource(database, folder / "scratch"), PageMap()
 
 before = peak()
 with source.capture(page_map) as capture:
