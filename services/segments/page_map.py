@@ -9,17 +9,20 @@ import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Self
+from typing import BinaryIO, Final, Self
 
 from blake3 import blake3
 
+from services.segments.disk import write_all
 from services.segments.fingerprint import HASH_BYTES, ZERO, Fingerprint
 from services.segments.layout import is_page_size
 
-_MAGIC: Final = b"TKMAP\x00\x00\x01"
-_HEAD: Final = struct.Struct("<8sII16s")
-_DIGEST_BYTES: Final = 32
-_COPY_BYTES: Final = 1 << 20
+_MAGIC: Final = b"TKMAP\x00\x00\x02"
+_PLAIN: Final = struct.Struct("<8sII16s")
+_DIGEST_BYTES: Final = 16
+_HEAD_BYTES: Final = _PLAIN.size + _DIGEST_BYTES
+# More than this is written anew as quickly.
+_UNSAVED_MAX: Final = 10_000
 # Hashes whose contribution is computed in one go; bounds what unpacking them takes.
 _BATCH: Final = 4096
 
@@ -31,6 +34,8 @@ class PageMap:
         self.page_size = page_size
         self.fingerprint = ZERO
         self._hashes = bytearray()
+        # Which pages, first and last, the file lacks; None: it lacks everything.
+        self._unsaved: list[tuple[int, int]] | None = None
 
     @property
     def page_count(self) -> int:
@@ -51,6 +56,7 @@ class PageMap:
         self.page_size = page_size
         self.fingerprint = ZERO
         self._hashes = bytearray()
+        self._unsaved = None
 
     def shrink(self, page_count: int) -> None:
         """Forgets the pages above; growing is what `replace` does."""
@@ -85,50 +91,71 @@ class PageMap:
             self.fingerprint -= Fingerprint.of(numbers, old)
         start = (first - 1) * HASH_BYTES
         self._hashes[start : start + len(hashes)] = hashes
+        if self._unsaved is not None:
+            self._unsaved.append((first, first + len(hashes) // HASH_BYTES - 1))
+            if len(self._unsaved) > _UNSAVED_MAX:
+                self._unsaved = None
 
     def save(self, path: Path) -> None:
-        """Replaces the file in one step; it is a cache, so nothing is synced."""
-        head = _HEAD.pack(
+        """Brings the file up to date, at the cost of what changed since the last time.
+
+        It is a cache, so nothing is synced; what a crash leaves half done does not
+        have the fingerprint that it says it has.
+        """
+        if self._unsaved is None or not self._update(path, self._unsaved):
+            beside = path.with_name(path.name + ".new")
+            with beside.open("wb") as file:
+                file.write(self._head())
+                file.write(self._hashes)
+            os.replace(beside, path)
+        self._unsaved = []
+
+    def _update(self, path: Path, unsaved: list[tuple[int, int]]) -> bool:
+        try:
+            file = path.open("r+b")
+        except FileNotFoundError:
+            return False
+        with file:
+            view = memoryview(self._hashes)
+            for first, last in unsaved:
+                start, end = (first - 1) * HASH_BYTES, last * HASH_BYTES
+                write_all(file.fileno(), view[start:end], _HEAD_BYTES + start)
+            os.ftruncate(file.fileno(), _HEAD_BYTES + len(self._hashes))
+            write_all(file.fileno(), self._head(), 0)
+        return True
+
+    def _head(self) -> bytes:
+        plain = _PLAIN.pack(
             _MAGIC, self.page_size, self.page_count, bytes(self.fingerprint)
         )
-        digest = blake3(head)
-        digest.update(self._hashes)
-        beside = path.with_name(path.name + ".new")
-        with beside.open("wb") as file:
-            file.write(head)
-            file.write(self._hashes)
-            file.write(digest.digest())
-        os.replace(beside, path)
+        return plain + blake3(plain).digest(length=_DIGEST_BYTES)
 
     @classmethod
     def load(cls, path: Path) -> Self | None:
         """The map that was saved there; None if there is none that can be believed."""
         try:
             with path.open("rb") as file:
-                return cls._read(file.read(_HEAD.size), file.fileno())
+                return cls._read(file)
         except FileNotFoundError:
             return None
 
     @classmethod
-    def _read(cls, head: bytes, descriptor: int) -> Self | None:
-        if len(head) != _HEAD.size:
+    def _read(cls, file: BinaryIO) -> Self | None:
+        head = file.read(_HEAD_BYTES)
+        plain, digest = head[: _PLAIN.size], head[_PLAIN.size :]
+        if blake3(plain).digest(length=_DIGEST_BYTES) != digest:
             return None
-        magic, page_size, count, fingerprint = _HEAD.unpack(head)
-        expected = _HEAD.size + count * HASH_BYTES + _DIGEST_BYTES
-        if magic != _MAGIC or os.fstat(descriptor).st_size != expected:
+        magic, page_size, count, fingerprint = _PLAIN.unpack(plain)
+        size = _HEAD_BYTES + count * HASH_BYTES
+        if magic != _MAGIC or os.fstat(file.fileno()).st_size != size:
             return None
         if count and not is_page_size(page_size):
             return None
         page_map = cls(page_size)
-        digest = blake3(head)
-        offset = _HEAD.size
-        while offset < expected - _DIGEST_BYTES:
-            size = min(_COPY_BYTES, expected - _DIGEST_BYTES - offset)
-            part = os.pread(descriptor, size, offset)
-            digest.update(part)
-            page_map._hashes += part
-            offset += len(part)
-        if os.pread(descriptor, _DIGEST_BYTES, offset) != digest.digest():
+        while part := file.read(_BATCH * HASH_BYTES):
+            first = page_map.page_count + 1
+            page_map.replace(range(first, first + len(part) // HASH_BYTES), part)
+        if bytes(page_map.fingerprint) != fingerprint:
             return None
-        page_map.fingerprint = Fingerprint.from_bytes(fingerprint)
+        page_map._unsaved = []
         return page_map

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -228,8 +229,9 @@ class Capture:
         for numbers, _ in self._entries.listed(_BATCH):
             yield from numbers
 
-    def commit(self) -> None:
-        """The save was acknowledged: from now on changes are counted from it."""
+    def commit(self, kept: Path | None = None) -> None:
+        """The save was acknowledged: from now on changes are counted from it. The map
+        is kept in that file, for a supervisor after this one."""
         header = self.header
         if header.kind is Kind.BASE:
             self._map.reset(header.page_size)
@@ -238,6 +240,9 @@ class Capture:
         self._map.shrink(min(header.page_count, self._map.page_count))
         for numbers, hashes in self._entries.listed(_BATCH):
             self._map.replace(numbers, hashes)
+        if kept is not None:
+            with suppress(OSError):  # a full disk costs a base, no save
+                self._map.save(kept)
         if self.on_commit is not None:
             self.on_commit()
 

@@ -147,9 +147,10 @@ class Saver:
             return
         if self.lineage.generation == 0 and self._parent == 0:
             await self._take_up()
-        self._segmenter = Segmenter(
-            self.database, self._places.scratch, self._places.log_position
-        )
+        # Kept up to date by each save from here on, for whoever comes after a SIGKILL.
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(self._map.save, self.page_map_path)
+        self._segmenter = Segmenter(self.database, self._places)
 
     async def _take_up(self) -> None:
         lineage = self._places.lineage()
@@ -174,9 +175,6 @@ class Saver:
         segmenter, self._segmenter = self._segmenter, None
         if segmenter is not None:
             await segmenter.close()
-        if self._map.page_count:
-            with contextlib.suppress(OSError):
-                await asyncio.to_thread(self._map.save, self.page_map_path)
 
     def request(self) -> None:
         """Asks for a save soon; returns at once."""

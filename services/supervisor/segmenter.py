@@ -19,6 +19,7 @@ from services.segments.page_map import PageMap
 from services.segments.prefix import PrefixCache
 from services.supervisor.capture import Capture, Reading, Source, StateMoved
 from services.supervisor.live_source import LiveSource
+from services.supervisor.places import Places
 
 T = TypeVar("T")
 
@@ -42,14 +43,13 @@ class Cut:
 class Segmenter:
     """One database's segments. A SQLite connection never leaves its thread."""
 
-    def __init__(
-        self, database: Path, scratch: Path, position: Path | None = None
-    ) -> None:
-        self._scratch = scratch
+    def __init__(self, database: Path, places: Places) -> None:
+        self._scratch = places.scratch
+        self._kept = places.page_map
         self._prefix = PrefixCache()
         self._thread = ThreadPoolExecutor(1, f"sqlite {database.name}")
         self._open: Callable[[], Source] = lambda: LiveSource(
-            database, scratch, position
+            database, places.scratch, places.log_position
         )
         self._source: Source | None = None
 
@@ -69,7 +69,7 @@ class Segmenter:
                 self._prefix.reset()
             else:
                 self._prefix.commit(cut.capture.header.page_count)
-            cut.capture.commit()
+            cut.capture.commit(self._kept)
             self._drop(cut)
 
         await self._run(commit)

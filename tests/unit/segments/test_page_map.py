@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.segments import page_map as page_map_module
 from services.segments.fingerprint import ZERO, Fingerprint, hash_page, hash_pages
 from services.segments.page_map import PageMap
 from tests.support import segments
@@ -100,6 +102,69 @@ def test_it_comes_back_from_disk(tmp_path: Path) -> None:
     assert page_map.hashes(1, 5000) == found.hashes(1, 5000)
     assert (512, 5000) == (found.page_size, found.page_count)
     assert [path] == list(tmp_path.iterdir())
+
+
+@given(st.data())
+def test_the_file_follows_each_change(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """Saved again and again, it costs what changed and is what a fresh one would be."""
+    path = tmp_path_factory.mktemp("map") / "map"
+    page_map = PageMap(512)
+    for _ in range(data.draw(st.integers(1, 8))):
+        count = page_map.page_count
+        match data.draw(st.sampled_from(["grow", "edit", "shrink", "reset"])):
+            case "grow":
+                added = data.draw(st.integers(1, 30))
+                hashes = data.draw(st.binary(min_size=16 * added, max_size=16 * added))
+                page_map.replace(range(count + 1, count + 1 + added), hashes)
+            case "edit" if count:
+                page = data.draw(st.integers(1, count))
+                page_map.replace([page], data.draw(st.binary(min_size=16, max_size=16)))
+            case "shrink":
+                page_map.shrink(data.draw(st.integers(0, count)))
+            case "reset":
+                page_map.reset(512)
+        if data.draw(st.booleans()):
+            page_map.save(path)
+    page_map.save(path)
+
+    found = PageMap.load(path)
+
+    assert found is not None
+    count = page_map.page_count
+    assert page_map.hashes(1, count) == found.hashes(1, found.page_count)
+    assert page_map.fingerprint == found.fingerprint
+
+
+@pytest.mark.parametrize("written", range(5))
+def test_a_change_that_was_cut_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    """After a SIGKILL between two writes it is the map before or after, or none."""
+    path = tmp_path / "map"
+    page_map = made(segments.image(100))
+    page_map.save(path)
+    before = page_map.fingerprint
+    for page in (3, 50, 99):
+        page_map.replace([page], bytes(16))
+    left = written
+    real = page_map_module.write_all
+
+    def dying(descriptor: int, data: memoryview, offset: int) -> None:
+        nonlocal left
+        if not left:
+            raise OSError
+        left -= 1
+        real(descriptor, data, offset)
+
+    monkeypatch.setattr(page_map_module, "write_all", dying)
+    with suppress(OSError):
+        page_map.save(path)
+
+    found = PageMap.load(path)
+    assert (found is not None) == (written in (0, 4))
+    assert found is None or found.fingerprint in (before, page_map.fingerprint)
 
 
 def test_without_a_file_there_is_none(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from services.chassis.clock import SystemClock
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName
 from services.segments.chain import ChainBuilder
+from services.segments.page_map import PageMap
 from services.supervisor.places import Lineage, Places
 from services.supervisor.saver import DELTAS_MAX, Saver
 from services.supervisor.snapshots_client import Generation, Segmented
@@ -199,6 +200,21 @@ async def test_savers_of_one_moment_share_one_save(
         await asyncio.gather(first, *later)
 
     assert len(snapshots.uploads) <= 2
+
+
+async def test_the_map_is_there_before_the_end(
+    snapshots: FakeSnapshots, places: Places, database: Path
+) -> None:
+    """Whoever comes after a SIGKILL finds the hashes of the last save."""
+    async with saving(snapshots, places, database) as saver:
+        await saver.save()
+        write(database, "x")
+        await saver.save()
+
+        kept = PageMap.load(places.page_map)
+
+        assert kept is not None
+        assert kept.fingerprint == saver._map.fingerprint
 
 
 async def test_a_successor_goes_on_with_deltas(
