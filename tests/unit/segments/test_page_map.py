@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.segments import page_map as page_map_module
+from services.segments.disk import write_all
 from services.segments.fingerprint import ZERO, Fingerprint, hash_page, hash_pages
 from services.segments.page_map import PageMap
 from tests.support import segments
@@ -149,16 +149,15 @@ def test_a_change_that_was_cut_is_not_believed(
     for page in (3, 50, 99):
         page_map.replace([page], bytes(16))
     left = written
-    real = page_map_module.write_all
 
     def dying(descriptor: int, data: memoryview, offset: int) -> None:
         nonlocal left
         if not left:
             raise OSError
         left -= 1
-        real(descriptor, data, offset)
+        write_all(descriptor, data, offset)
 
-    monkeypatch.setattr(page_map_module, "write_all", dying)
+    monkeypatch.setattr("services.segments.page_map.write_all", dying)
     with suppress(OSError):
         page_map.save(path)
 
