@@ -71,11 +71,12 @@ class Recording:
                 )
                 yield State(bool(turn_end), page_size, page_count, dict(pages))
 
-    def litestream_bytes(self) -> int:
-        """What Litestream keeps of it: all levels but the one that goes soon."""
+    def litestream_bytes(self) -> tuple[int, int]:
+        """What Litestream stored of it: level 0, all that came, and the others, which
+        are what it keeps."""
         with closing(sqlite3.connect(self.path)) as database:
-            query = "select sum(size_bytes) from litestream where level > 0"
-            return int(database.execute(query).fetchone()[0])
+            sizes = dict(database.execute("select level, size_bytes from litestream"))
+        return sizes[0], sum(sizes.values()) - sizes[0]
 
 
 def record(path: Path, scratch: Path, program: str, turns: int, seed: int) -> Recording:
@@ -84,8 +85,7 @@ def record(path: Path, scratch: Path, program: str, turns: int, seed: int) -> Re
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f"{path.name}.new")
         beside.unlink(missing_ok=True)
-        with closing(sqlite3.connect(beside)) as target:
-            target.executescript(_SCHEMA)
+        with closing(blank(beside)) as target:
             asyncio.run(_record(target, scratch, program, turns, seed))
             target.commit()
         beside.rename(path)
@@ -123,7 +123,7 @@ async def _converse(
     script: _Script,
     turns: int,
 ) -> None:
-    camera = _Camera(town.database, target)
+    camera = Camera(town.database, target)
 
     async def each_second() -> None:
         while True:
@@ -178,7 +178,14 @@ class _Script:
         return Reply(tool="write", arguments={"filePath": name, "content": code})
 
 
-class _Camera:
+def blank(path: Path) -> sqlite3.Connection:
+    """A file to record into."""
+    target = sqlite3.connect(path)
+    target.executescript(_SCHEMA)
+    return target
+
+
+class Camera:
     """Writes down what has changed. Through apsw, as all that opens this database."""
 
     def __init__(self, database: Path, target: sqlite3.Connection) -> None:
@@ -193,6 +200,9 @@ class _Camera:
     def take(self, *, turn_end: bool) -> None:
         image = self._connection.serialize("main")
         if image == self._last:
+            if turn_end:  # the look of this second came first
+                query = "update state set turn_end = true where id = ?"
+                self._target.execute(query, (self._count,))
             return
         size = int.from_bytes(image[16:18], "big")
         size = 1 << 16 if size == 1 else size

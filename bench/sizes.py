@@ -21,7 +21,10 @@ LEVEL: Final = 3
 _TURN: Final = Goal("B1.turn", "a save at a turn's end", 0.6, "× zstd -3", False)
 _ALL: Final = Goal("B1.all", "saves of whole sessions", 0.6, "× zstd -3", False)
 _PEER: Final = Goal(
-    "B1.peer", "saves of whole sessions", 0.25, "× Litestream", at_least=False
+    "B1.peer", "all states, against each 30 s", 0.25, "× Litestream", at_least=False
+)
+_PEER_EACH: Final = Goal(
+    "B1.peer.each", "all states of both", 0.25, "× Litestream", at_least=False
 )
 
 
@@ -37,7 +40,7 @@ def measure(
     ]
     stored, packed = list[int](), list[int]()
     for number, recording in enumerate(recordings):
-        ends = _at_turn_ends(recording.states())
+        ends = at_turn_ends(recording.states())
         saves = _replayed(plane, f"bench-turns-{number}", ends)
         # The first is not a turn's work but all that was there before it.
         for ours, zstd in saves[1:]:
@@ -51,10 +54,12 @@ def measure(
     all_stored = [sum(ours for ours, _ in saves) for saves in totals]
     all_packed = [sum(zstd for _, zstd in saves) for saves in totals]
     yield compare(_ALL, all_stored, all_packed)
-    yield compare(_PEER, all_stored, [one.litestream_bytes() for one in recordings])
+    theirs = [recording.litestream_bytes() for recording in recordings]
+    yield compare(_PEER, all_stored, [kept for _, kept in theirs])
+    yield compare(_PEER_EACH, all_stored, [each for each, _ in theirs])
 
 
-def _at_turn_ends(states: Iterable[State]) -> Iterator[State]:
+def at_turn_ends(states: Iterable[State]) -> Iterator[State]:
     """As if nothing were saved between."""
     waiting: dict[int, bytes] = {}
     for state in states:
