@@ -19,7 +19,7 @@ RELEASED = $(shell git log -1 --format=%H -G'^version = ' -- pyproject.toml)^
 
 .DEFAULT_GOAL := help
 .PHONY: help setup protos demo test faults e2e kills losses fencing valkey-kills storm \
-	bench lint format types breaking deploy-check lock clean
+	every-call histories bench lint format types breaking deploy-check lock clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 15
@@ -63,6 +63,12 @@ fencing: setup ## pause a writer beyond its lease again and again (ROUNDS=200 SE
 
 valkey-kills: setup ## SIGKILL Valkey under load again and again (ROUNDS=100 SEED=1)
 	$(BIN)/python -m tests.faults.snapshots.valkey_campaign --rounds $(or $(ROUNDS),100) --seed $(or $(SEED),1)
+
+every-call: setup ## a fault at every call of the snapshot service to its stores
+	ROUNDS=1 $(BIN)/python -m pytest -s tests/faults/snapshots/test_every_call.py $(ARGS)
+
+histories: setup ## random histories of the snapshot service, and planted defects (ROUNDS=500 SEED=1)
+	ROUNDS=$(or $(ROUNDS),500) SEED=$(or $(SEED),1) $(BIN)/python -m pytest tests/faults/snapshots/test_machine.py $(ARGS)
 
 storm: setup ## saves under a storm of writers, each compared with SQLite's own view (ROUNDS=10000 SEED=1)
 	$(BIN)/python -m tests.faults.save_storm --rounds $(or $(ROUNDS),10000) --seed $(or $(SEED),1)
