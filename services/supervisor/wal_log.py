@@ -41,11 +41,11 @@ class Log:
         return Frame._make(_HEAD.unpack(raw)) if len(raw) == _HEAD.size else None
 
     def page(self, number: int) -> bytes:
-        """The page that the frame holds."""
+        """The page that the frame holds. Raises StateMoved."""
         offset = self._offset(number) + _HEAD.size
         data = read_all(self._descriptor, self._page_size, offset)
         if len(data) != self._page_size:
-            raise OSError(f"cannot read frame {number}: the log is short")
+            raise StateMoved  # A checkpoint has cut the log.
         return data
 
     def _offset(self, number: int) -> int:

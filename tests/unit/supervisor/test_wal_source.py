@@ -10,11 +10,12 @@ import pytest
 
 from services.segments.page_map import PageMap
 from services.supervisor import wal_changes, wal_source
-from services.supervisor.capture import Way
+from services.supervisor.capture import StateMoved, Way
 from services.supervisor.live_database import Files, LiveDatabase
 from services.supervisor.wal_changes import Changes
 from services.supervisor.wal_index import LogState
-from services.supervisor.wal_view import View
+from services.supervisor.wal_log import FrameTable
+from services.supervisor.wal_view import View, begin
 from tests.support import sqlite
 from tests.support.saves import Bench
 
@@ -307,6 +308,25 @@ class TestTheCheck:
         touch(agent, 20)
 
         assert Way.LOG is saved(bench)
+
+
+def test_a_log_that_is_cut_while_it_is_read(
+    bench: Bench, agent: apsw.Connection
+) -> None:
+    """What was in the main file when the reader came may go: another reading."""
+    bench.source.close()
+    checkpoint(agent, "PASSIVE")
+    database = LiveDatabase(bench.database)
+    connection = database.open()
+    assert connection is not None
+    view = begin(database, connection)
+    view.attach(FrameTable())
+    checkpoint(agent, "TRUNCATE")
+
+    with pytest.raises(StateMoved):
+        view.read(range(1, view.shape.page_count + 1))
+    view.end()
+    database.close()
 
 
 def test_the_lock_page_is_zeros(tmp_path: Path) -> None:
