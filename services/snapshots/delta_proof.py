@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Final
@@ -35,6 +36,9 @@ from services.segments.read import file_parts
 
 # Above this, a map of all pages (16 bytes each) takes less memory and no more time.
 SPARSE_PAGES_MAX: Final = 50_000
+# The deltas of sixteen chains under work, 16 MiB at most.
+REMEMBERED_MAX: Final = 256
+REMEMBERED_BYTES_MAX: Final = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,7 @@ def _delta_outline(header: Header, path: Path, sparse_pages_max: int) -> Outline
     touched: set[int] = set()
     contribution = Fingerprint()
     sparse = _pages_changed(header) <= sparse_pages_max
-    for chunk in chunks(path):
+    for chunk in _decoded(path):
         prefix.update(chunk.prefix)
         contribution += Fingerprint.of(chunk.numbers, chunk.hashes)
         if sparse:
@@ -97,8 +101,22 @@ def fingerprint_after(
     return found.header.parent_fingerprint - old + found.contribution
 
 
-def chunks(path: Path) -> Iterator[Chunk]:
-    """Every chunk as stored."""
+def chunks(path: Path) -> Iterable[Chunk]:
+    """Every chunk of a stored segment. A small one is remembered: each save of a chain
+    looks through the same deltas, up to three times."""
+    found = path.stat()
+    if found.st_size > REMEMBERED_BYTES_MAX:
+        return _decoded(path)
+    # Nothing changes a segment but rot and what heals it, and both leave a trace.
+    return _remembered(path, found.st_ino, found.st_mtime_ns, found.st_size)
+
+
+@lru_cache(REMEMBERED_MAX)
+def _remembered(path: Path, inode: int, changed_ns: int, size: int) -> Sequence[Chunk]:
+    return tuple(_decoded(path))
+
+
+def _decoded(path: Path) -> Iterator[Chunk]:
     decoder = SegmentDecoder()
     with path.open("rb") as file:
         for part in file_parts(file):

@@ -16,7 +16,7 @@ from services.segments.fingerprint import Fingerprint
 from services.segments.layout import CHUNK_HEAD, HEADER, TAIL, Tail
 from services.segments.pack import Prefix
 from services.segments.read import verify
-from services.snapshots.delta_proof import fingerprint_after, outline
+from services.snapshots.delta_proof import chunks, fingerprint_after, outline
 from services.snapshots.older_pages import OlderPages
 from tests.support import segments as made
 
@@ -190,3 +190,27 @@ def proof_of(last: Path, base: Path) -> Fingerprint | None:
         return fingerprint_after(outline(last), last, base, [])
     except ServiceError:
         return None
+
+
+def test_a_small_segment_is_decoded_once(tmp_path: Path) -> None:
+    """Every save of a chain looks through the same deltas."""
+    chain = Chain(tmp_path)
+    chain.change(made.edited(chain.images[-1], [7], b"new"))
+
+    assert chunks(chain.paths[1]) is chunks(chain.paths[1])
+
+
+def test_what_changed_on_disk_is_seen(tmp_path: Path) -> None:
+    """A segment that was remembered and has rotted since is refused."""
+    chain = Chain(tmp_path)
+    chain.change(made.edited(chain.images[-1], [7], b"new"))
+    path = chain.paths[1]
+    assert 1 == len(list(chunks(path)))
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+    with pytest.raises(ServiceError) as caught:
+        list(chunks(path))
+
+    assert Reason.DIGEST_MISMATCH is caught.value.reason
