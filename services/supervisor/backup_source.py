@@ -82,6 +82,9 @@ class BackupSource:
         capture.on_commit = settle
         return capture
 
+    def let_go(self) -> None:
+        """Nothing is ever kept open."""
+
     def close(self) -> None:
         self._database.close()
 

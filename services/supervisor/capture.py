@@ -78,6 +78,9 @@ class Source(Protocol):
         """What differs from the map, all of one committed state; everything when the
         map does not fit or `base` asks for it. None: nothing to save."""
 
+    def let_go(self) -> None:
+        """Ends a read transaction that was kept open for the next capture."""
+
     def close(self) -> None:
         """Lets go of the database. Captures taken stay good, but for a base whose
         pages were not read yet."""

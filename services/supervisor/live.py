@@ -110,6 +110,7 @@ class LiveRun:
         """Ends the process and its tree. Deliveries end first: a message whose turn
         is cut stays in the inbox, and the next run settles it."""
         await self.end()
+        await self.saver.let_go()
         return await self.handle.stop(grace_s)
 
     async def end(self) -> None:

@@ -153,7 +153,7 @@ def begin_reading(connection: apsw.Connection) -> None:
     try:
         # BEGIN alone takes no lock.
         connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
-    except apsw.Error:
+    except BaseException:
         end_reading(connection)
         raise
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +19,7 @@ from services.segments.page_map import PageMap
 from services.supervisor.backup_source import BackupSource
 from services.supervisor.capture import Capture, Reading, StateMoved
 from services.supervisor.live_database import BUSY_MS, LiveDatabase, sqlite_refusals
-from services.supervisor.log_position import Kept, Position
+from services.supervisor.log_position import Kept
 from services.supervisor.wal_source import PIN_BYTES_MIN, WalSource
 from services.supervisor.wal_view import Unreadable
 
@@ -66,8 +67,9 @@ class LiveSource:
         with sqlite_refusals(self._database.path):
             if self._database.open() is None:
                 return False
-            if self._wal is not None and self._opening == self._database.openings:
-                return self._wal.changed()
+            wal = self._wal if self._opening == self._database.openings else None
+            if wal is not None and self._last is wal:
+                return wal.changed()
             return self._backup.changed()
 
     def capture(self, page_map: PageMap, *, base: bool = False) -> Capture | None:
@@ -87,6 +89,10 @@ class LiveSource:
                     )
             self._moves = 0
             return self._reference(wal, page_map, base)
+
+    def let_go(self) -> None:
+        if self._wal is not None and self._opening == self._database.openings:
+            self._wal.let_go()
 
     def close(self) -> None:
         self._wal = None
@@ -133,12 +139,13 @@ class LiveSource:
     def _reference(
         self, wal: WalSource | None, page_map: PageMap, base: bool
     ) -> Capture | None:
+        if wal is not None:
+            wal.let_go()  # The reference reads through the same connection.
         capture = self._backup.capture(page_map, base=base)
         self._last = self._backup
         if wal is not None and wal.position is not None:
             # A backup writes some bytes of page 1 anew.
-            carried = wal.position.carried | {1}
-            wal.position = Position(wal.position.state, carried)
+            wal.position = replace(wal.position, carried=wal.position.carried | {1})
         return capture
 
     def _watch(self, log_frames: int) -> None:

@@ -28,6 +28,9 @@ class Position:
 
     state: LogState
     carried: frozenset[int] = frozenset()
+    # From an earlier life: a power cut may have taken frames before the last one, and
+    # the index may count commits anew. Only the log that it stood in proves anything.
+    earlier_life: bool = False
 
 
 class Kept:
@@ -48,7 +51,7 @@ class Kept:
             for name in ("salts", "checksum"):
                 state[name] = bytes.fromhex(state[name])
             position = Position(
-                LogState(**state), frozenset(map(int, stored["carried"]))
+                LogState(**state), frozenset(map(int, stored["carried"])), True
             )
         except (KeyError, TypeError, ValueError):
             return None

@@ -176,6 +176,11 @@ class Saver:
         if segmenter is not None:
             await segmenter.close()
 
+    async def let_go(self) -> None:
+        """Keeps no read transaction open: an agent that ends may want its log whole."""
+        if self._segmenter is not None:
+            await self._segmenter.let_go()
+
     def request(self) -> None:
         """Asks for a save soon; returns at once."""
         self._wanted.set()
@@ -210,11 +215,11 @@ class Saver:
                 await asyncio.sleep(min(pause_s, INTERVAL_S))
 
     async def _changed(self) -> bool:
-        if self._flight is not None:
-            return True
         with refusing_host_faults(f"a save of {self.name}"):
-            if self._segmenter is None or not await self._segmenter.changed():
-                return False
+            # Asked also while a save waits: a log that grows is then let go.
+            changed = self._segmenter is not None and await self._segmenter.changed()
+        if not changed and self._flight is None:
+            return False
         if self._dirty_since_s is None:
             self._dirty_since_s = self._clock.monotonic()
         return True

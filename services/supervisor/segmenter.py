@@ -83,6 +83,10 @@ class Segmenter:
 
         await self._run(discard)
 
+    async def let_go(self) -> None:
+        """Stands in nobody's way until the next cut."""
+        await self._run(lambda: self._held().let_go())
+
     async def close(self) -> None:
         """Lets go of the database."""
 

@@ -71,10 +71,12 @@ class WalSource:
     def changed(self) -> bool:
         """Whether the log has moved since the last committed capture."""
         files = self._database.files()
-        if self.position is None or self.position.carried or files is None:
+        state = look(files) if files is not None else None
+        if state is not None and state.frame >= PIN_FRAMES_MAX:
+            self.let_go()  # Also while a save waits for its store and none is read.
+        if self.position is None or self.position.carried or state is None:
             return True
-        state = look(files)
-        if state is None or not _same(state, self.position.state):
+        if not _same(state, self.position.state):
             return True
         idle_s = time.monotonic() - self._captured_s
         if state.frame >= IDLE_FRAMES_MAX and idle_s >= IDLE_S:
@@ -92,14 +94,14 @@ class WalSource:
                 return self._streamed(view, found, page_map, begun_s)
             try:
                 view.check()
-            except StateMoved:
+                position = self._rest(view, begun_s)
+            except BaseException:
                 if found is not None:
                     found.close()
                 raise
         except BaseException:
             view.end()
             raise
-        position = self._rest(view, begun_s)
         if found is None:
             self.position = position
         else:
@@ -124,7 +126,6 @@ class WalSource:
         self, view: View, page_map: PageMap, base: bool, check: bool
     ) -> Capture | Header | None:
         if base or page_map.page_size != view.shape.page_size:
-            self.reading = Reading(Way.BASE, view.shape.page_count)
             return Header.base(*view.shape)
         changes = self._changes(view)
         if changes is None or check:
@@ -141,6 +142,9 @@ class WalSource:
     def _changes(self, view: View) -> Changes | None:
         if self.position is None:
             return None
+        salts = self.position.state.salts
+        if self.position.earlier_life and salts != view.state.salts:
+            return None
         held = self._pin is not None and self._pin.state == self.position.state
         found = wal_changes.changes_since(
             self.position.state, view.state, self._table, view.log, held=held
@@ -156,6 +160,7 @@ class WalSource:
     ) -> Capture:
         """All pages, to be read while the transaction of the view lasts."""
 
+        self.reading = Reading(Way.BASE, view.shape.page_count)
         stands: list[Position] = []
 
         def done(complete: bool) -> None:
@@ -207,7 +212,7 @@ class WalSource:
         """Further along the log, with the pages that it names on the way; pinned."""
         try:
             view = wal_view.begin(self._database, self._free())
-        except Unreadable:
+        except (Unreadable, apsw.Error):
             return position
         try:
             view.attach(self._table)
@@ -215,7 +220,7 @@ class WalSource:
                 position.state, view.state, self._table, view.log, held=False
             )
             view.check()
-        except StateMoved:
+        except (StateMoved, apsw.Error):
             found = None
         except BaseException:
             view.end()

@@ -117,19 +117,31 @@ def begin(database: LiveDatabase, connection: apsw.Connection) -> View:
         files = database.files()
         before = look(files) if files is not None else None
         begin_reading(connection)
-        files = database.files()
-        if files is None:
+        try:
+            view = _begun(database, connection, before)
+        except BaseException:
             end_reading(connection)
-            raise Unreadable("the database has no log")
-        after = look(files)
-        if after is not None and before == after:
-            state = _shaped(after, files)
-            if state.frame <= FRAMES_MAX and is_page_size(state.page_size):
-                return View(database, connection, files, state)
-            end_reading(connection)
-            raise Unreadable("the log is too long, or of an unknown kind")
+            raise
+        if view is not None:
+            return view
         end_reading(connection)
     raise Unreadable("the log's index never stood still, or is of another version")
+
+
+def _begun(
+    database: LiveDatabase, connection: apsw.Connection, before: LogState | None
+) -> View | None:
+    """The view, if the state is the one from before the transaction began."""
+    files = database.files()
+    if files is None:
+        raise Unreadable("the database has no log")
+    after = look(files)
+    if after is None or before != after:
+        return None
+    state = _shaped(after, files)
+    if state.frame > FRAMES_MAX or not is_page_size(state.page_size):
+        raise Unreadable("the log is too long, or of an unknown kind")
+    return View(database, connection, files, state)
 
 
 def _shaped(state: LogState, files: Files) -> LogState:

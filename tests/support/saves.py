@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import apsw
+
 from services.segments.chain import ChainBuilder
 from services.segments.encode import SegmentEncoder
 from services.segments.layout import Kind
@@ -73,3 +75,21 @@ class Bench:
 def encoded(capture: Capture) -> bytes:
     source = SegmentEncoder(capture.header, capture.blocks(), capture.fingerprint)
     return b"".join(source)
+
+
+def touch(connection: apsw.Connection, *ids: int) -> None:
+    for each in ids:
+        connection.execute("UPDATE t SET body = randomblob(500) WHERE id = ?", (each,))
+
+
+def checkpoint(connection: apsw.Connection, mode: str = "RESTART") -> None:
+    connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+
+
+def saved(bench: Bench) -> Way:
+    """The way of a save that had something to save, and was right."""
+    assert bench.source.changed()
+    assert bench.save() is not None
+    bench.assert_saved()
+    assert not bench.source.changed()
+    return bench.source.reading.way
