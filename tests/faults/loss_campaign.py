@@ -69,7 +69,6 @@ class Writer:
         self.witness = Witness(container.root.with_name(f"{container.slot}-{agent}"))
         self._history: dict[int, int] = {}
         self._kept = 0
-        self._writer = 0
 
     def start(self) -> None:
         options = ("--tick-s", str(TICK_S), "--witness", str(self.witness.path))
@@ -77,15 +76,8 @@ class Writer:
 
     def wait_alive(self) -> None:
         """Returns when a new process of it has committed something."""
-
-        def alive() -> bool:
-            last = self.witness.last()
-            return last is not None and last.pid != self._writer
-
-        wait_until_sync(alive, what=f"{self.agent} is back", limit_s=BACK_S)
-        last = self.witness.last()
-        assert last is not None
-        self._writer = last.pid
+        what = f"{self.agent} is back"
+        wait_until_sync(self.witness.first_news, what=what, limit_s=BACK_S)
 
     def compare(self, ticks: list[Tick]) -> tuple[list[Tick], list[str]]:
         """What the next container restored against what was committed until the kill:
@@ -113,8 +105,10 @@ class Writer:
         return [tick for tick in ticks if tick.number > kept], complaints
 
     def _restored(self, diary: Diary) -> dict[int, int]:
-        """Without what the new process has added."""
-        return {n: pid for n, pid in diary.written.items() if pid != self._writer}
+        """Without what the new process added: pids may come again, numbers do not."""
+        first = self.witness.first_news()
+        assert first is not None, "it is alive"
+        return {n: pid for n, pid in diary.written.items() if n < first.number}
 
 
 class Saving:

@@ -133,6 +133,11 @@ class Witness:
         self._read_bytes += sum(map(len, lines)) + len(lines)
         return list(map(Tick.parse, lines))
 
+    def first_news(self) -> Tick | None:
+        """The first of those, without taking it."""
+        lines = self._lines(self._read_bytes)
+        return Tick.parse(lines[0]) if lines else None
+
     def last(self) -> Tick | None:
         size_bytes = self.path.stat().st_size if self.path.exists() else 0
         lines = self._lines(max(0, size_bytes - _LINES_BYTES))
