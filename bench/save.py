@@ -20,7 +20,7 @@ from tests.support.plane import PlaneProcess
 
 CHANGED: Final = 60
 RUNS: Final = 7
-# Below the 16 deltas after which a save is a base again.
+# Below the 16 segments from which on a chain is compacted beside the saves.
 TRIES_MAX: Final = 14
 SMALL_MB: Final = 100
 

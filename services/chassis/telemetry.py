@@ -62,6 +62,8 @@ class Event(StrEnum):
     AGENT_REINDEXED = "agent.reindexed"
     GENERATIONS_DROPPED = "generations.dropped"
     SEGMENTS_COLLECTED = "segments.collected"
+    CHAIN_COMPACTED = "chain.compacted"
+    COMPACTION_FAILED = "compaction.failed"
     SWEEP_FAILED = "sweep.failed"
     STORE_AWAY = "store.away"
     HINTS_BROKEN = "hints.broken"

@@ -55,6 +55,15 @@ class PageFile:
         for number in numbers:
             self._from_deltas[number // 8] |= 1 << number % 8
 
+    def marked_pages(self, page_count: int) -> Iterator[int]:
+        """Those up to this one that came from a delta, in order."""
+        for at, byte in enumerate(self._from_deltas):
+            if not byte:
+                continue
+            for number in range(8 * at, 8 * at + 8):
+                if byte & 1 << number % 8 and number <= page_count:
+                    yield number
+
     def marked(self, number: int) -> bool:
         byte = number // 8
         if byte >= len(self._from_deltas):

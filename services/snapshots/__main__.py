@@ -59,8 +59,11 @@ async def serve(settings: Settings) -> None:
             server.grpc,
         )
         await parts.sweeper.start()
-        sweeping = asyncio.create_task(parts.sweeper.run(), name="sweep")
-        stack.push_async_callback(_end, sweeping)
+        for name, task in (
+            ("sweep", parts.sweeper.run()),
+            ("compact", parts.compactor.run()),
+        ):
+            stack.push_async_callback(_end, asyncio.create_task(task, name=name))
         await run_until_signal(server)
 
 

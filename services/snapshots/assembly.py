@@ -8,7 +8,9 @@ from pathlib import Path
 
 from services.chassis.clock import Clock
 from services.snapshots.commit import Committer
+from services.snapshots.compactor import Compactor
 from services.snapshots.downloads import Downloads
+from services.snapshots.generations import Snapshot
 from services.snapshots.intake import Intake
 from services.snapshots.pins import Pins
 from services.snapshots.shelf import Shelf
@@ -33,6 +35,7 @@ class Parts:
     shelf: Shelf
     downloads: Downloads
     sweeper: Sweeper
+    compactor: Compactor
 
 
 def assemble(
@@ -50,7 +53,14 @@ def assemble(
         blobs, catalog, folders.scratch, pins, clock, size_bytes_max=size_bytes_max
     )
     sweeper = Sweeper(catalog, blobs, staging, committer, pins, clock)
-    committer.committed = sweeper.note_written
+    compactor = Compactor(catalog, blobs, pins, folders.scratch)
+
+    def committed(snapshot: Snapshot) -> None:
+        sweeper.note_written(snapshot)
+        compactor.note(snapshot)
+
+    committer.committed = committed
+    sweeper.found = compactor.note
     shelf.deleted = sweeper.note_deleted
     return Parts(
         intake=Intake(
@@ -59,4 +69,5 @@ def assemble(
         shelf=shelf,
         downloads=Downloads(shelf, blobs, pins, folders.scratch),
         sweeper=sweeper,
+        compactor=compactor,
     )

@@ -14,18 +14,19 @@ from typing import Final, Protocol
 
 from services.chassis.clock import Clock
 from services.chassis.errors import Reason, ServiceError
-from services.chassis.names import AgentName
 from services.snapshots import records
 from services.snapshots.disk_work import in_thread
 from services.snapshots.examination import Examiner
 from services.snapshots.generations import (
+    Addition,
     AgentState,
-    Content,
+    Kind,
     Snapshot,
+    check_match,
     content_with,
 )
 from services.snapshots.pins import Pins
-from services.snapshots.reindex import reindex
+from services.snapshots.recording import record
 from services.snapshots.segment_files import check_fingerprint, encode_file
 from services.snapshots.store import BlobStore, Catalog
 from services.snapshots.upload import Body, Header, Trailer
@@ -38,7 +39,7 @@ _HEAVY_AT_ONCE: Final = 2
 _TRIES: Final = 10
 
 
-def _nobody(agent: AgentName) -> None:
+def _nobody(snapshot: Snapshot) -> None:
     """Until somebody wants to be told."""
 
 
@@ -67,8 +68,8 @@ class Committer:
         self._pins = pins
         self._clock = clock
         self._examiner = Examiner(blobs, pins, scratch, size_bytes_max=size_bytes_max)
-        # Told of each agent that has a new generation.
-        self.committed: Callable[[AgentName], None] = _nobody
+        # Told of each new generation.
+        self.committed: Callable[[Snapshot], None] = _nobody
         self._heavy = asyncio.Semaphore(_HEAVY_AT_ONCE)
 
     async def commit(
@@ -86,16 +87,15 @@ class Committer:
                 added = await in_thread(encode_file, path, source)
             else:
                 source = path
-                added = await self._examiner.examine(header.agent, path, state.head)
+                state, added = await self._examined(header, state, path)
                 check_fingerprint(added, trailer.fingerprint)
-            content = content_with(header.agent, state.head, added)
             digest = added.segment.blake3
             await stack.enter_async_context(
                 self._pins.holding(header.agent.town, [digest])
             )
             key = records.segment_key(header.agent.town, digest)
             await self._blobs.publish(key, source)
-            return await self._enter(header, state, content)
+            return await self._enter(header, state, added, path)
 
     async def acknowledge(self, snapshot: Snapshot) -> Snapshot:
         """The answer to an upload that was committed, maybe by a call that was cut."""
@@ -105,40 +105,49 @@ class Committer:
 
     async def record(self, snapshot: Snapshot) -> None:
         """Puts the record beside the segments: from it the catalog can be rebuilt."""
-        key = records.record_key(snapshot.agent, snapshot.generation)
-        text = records.to_json(snapshot).encode()
-        if await self._blobs.create(key, text):
-            return
-        if await self._blobs.read(key) != text:
-            await reindex(self._catalog, self._blobs, snapshot.agent)
-            raise ServiceError(
-                Reason.STORE_UNAVAILABLE,
-                f"cannot record {snapshot.name}: the blob store has another record of "
-                "it, so the catalog had lost some; claim the agent again",
-                name=snapshot.name,
-            )
+        await record(self._catalog, self._blobs, snapshot)
+
+    async def _examined(
+        self, header: Header, state: AgentState, path: Path
+    ) -> tuple[AgentState, Addition]:
+        """What the segment adds, and to which state: since the header came, the head's
+        chain may have been compacted, and what was merged be gone."""
+        agent = header.agent
+        try:
+            return state, await self._examiner.examine(agent, path, state.head)
+        except ServiceError as error:
+            if error.reason is not Reason.PARENT_MISMATCH:
+                raise
+            now, _ = await self._catalog.look(agent)
+            if now.revision == state.revision:
+                raise
+            return now, await self._examiner.examine(agent, path, now.head)
 
     async def _enter(
-        self, header: Header, state: AgentState, content: Content
+        self, header: Header, state: AgentState, added: Addition, path: Path
     ) -> Snapshot:
         for _ in range(_TRIES):
             snapshot = Snapshot(
                 agent=header.agent,
                 generation=state.last + 1,
-                content=content,
+                content=content_with(header.agent, state.head, added),
                 origin=header.origin,
                 epoch=header.claim.epoch or 0,
                 instance=header.claim.instance,
                 create_time=self._clock.now(),
             )
             entered = await self._catalog.commit(
-                snapshot, header.claim, header.if_generation_match
+                snapshot, header.claim, header.if_generation_match, state.revision
             )
             if entered is not None:
-                self.committed(header.agent)
+                self.committed(entered)
                 await self.record(entered)
                 return entered
             state, _ = await self._catalog.look(header.agent)
+            check_match(header.agent, state.head_generation, header.if_generation_match)
+            if added.segment.kind is Kind.DELTA:
+                # Same state, another chain: prefixes must be found in that one too.
+                added = await self._examiner.examine(header.agent, path, state.head)
         raise ServiceError(
             Reason.GENERATION_MISMATCH,
             f"cannot write {header.agent}: others write it all the time; try again",

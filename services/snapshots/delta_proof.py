@@ -7,32 +7,18 @@ for a few pages the cost does not follow the size of the database.
 
 from __future__ import annotations
 
-import os
-import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
 from pathlib import Path
 from typing import Final
 
 from services.segments.decode import Chunk, SegmentDecoder
-from services.segments.disk import read_all
 from services.segments.fingerprint import HASH_BYTES, Fingerprint
-from services.segments.layout import (
-    CHUNK_HEAD,
-    FOOTER_HEAD,
-    HEADER,
-    TABLE_ENTRY,
-    TAIL,
-    ChunkHead,
-    Header,
-    Kind,
-    Tail,
-    malformed,
-)
+from services.segments.layout import HEADER, Header, Kind, malformed
 from services.segments.page_map import PageMap
 from services.segments.read import file_parts
+from services.segments.seek import SegmentFile
 
 # Above this, a map of all pages (16 bytes each) takes less memory and no more time.
 SPARSE_PAGES_MAX: Final = 50_000
@@ -89,15 +75,18 @@ def fingerprint_after(
     if len(found.pages) < _pages_changed(found.header):
         return _by_map(delta, base, deltas)
     old = Fingerprint()
-    wanted = set(found.pages)
-    for path in reversed(deltas):
-        for chunk in chunks(path):
-            hits = [n for n in chunk.numbers if n in wanted]
-            if hits:
+    wanted = sorted(found.pages)
+    for path in (*reversed(deltas), base):
+        if not wanted:
+            break
+        taken: set[int] = set()
+        with SegmentFile.opened(path) as segment:
+            for chunk, hits in segment.holding(wanted):
                 old += _weighed(chunk, hits)
-                wanted.difference_update(hits)
-    for number, hashed in _base_hashes(base, sorted(wanted)):
-        old += Fingerprint.of([number], hashed)
+                taken.update(hits)
+        wanted = [number for number in wanted if number not in taken]
+    if wanted:
+        raise malformed("a page of the chain is missing")
     return found.header.parent_fingerprint - old + found.contribution
 
 
@@ -159,44 +148,3 @@ def _begin(page_map: PageMap, header: Header | None) -> None:
         page_map.reset(header.page_size)
     elif header.page_count < page_map.page_count:
         page_map.shrink(header.page_count)
-
-
-def _base_hashes(base: Path, numbers: Sequence[int]) -> Iterator[tuple[int, bytes]]:
-    """The hashes of these pages, by the table in the footer: one read a chunk."""
-    if not numbers:
-        return
-    descriptor = os.open(base, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        header = Header.unpack(read_all(descriptor, HEADER.size, 0))
-        offsets = _chunk_offsets(descriptor)
-        ordinal, first, hashes = -1, 0, b""
-        for number in numbers:
-            if (number - 1) // header.chunk_pages_max != ordinal:
-                ordinal = (number - 1) // header.chunk_pages_max
-                first = ordinal * header.chunk_pages_max + 1
-                hashes = _chunk_hashes(descriptor, header, offsets[ordinal])
-            at = (number - first) * HASH_BYTES
-            yield number, hashes[at : at + HASH_BYTES]
-    except (IndexError, struct.error) as error:
-        raise malformed("its table does not lead to its pages") from error
-    finally:
-        os.close(descriptor)
-
-
-def _chunk_offsets(descriptor: int) -> list[int]:
-    end = os.fstat(descriptor).st_size - TAIL.size
-    if end < 0:
-        raise malformed("it has no tail")
-    tail = Tail.unpack(read_all(descriptor, TAIL.size, end))
-    start = tail.footer_offset + FOOTER_HEAD.size
-    if start > end:
-        raise malformed("its tail does not lead to its table")
-    table = read_all(descriptor, end - start, start)
-    sizes = (size for size, _ in TABLE_ENTRY.iter_unpack(table))
-    return list(accumulate(sizes, initial=HEADER.size))
-
-
-def _chunk_hashes(descriptor: int, header: Header, offset: int) -> bytes:
-    head = ChunkHead.unpack(read_all(descriptor, CHUNK_HEAD.size, offset))
-    size_bytes = head.index_bytes(header.kind)
-    return read_all(descriptor, size_bytes, offset + CHUNK_HEAD.size)

@@ -114,8 +114,15 @@ class Downloads:
             try:
                 path = await stack.enter_async_context(self._blobs.local(key))
             except BlobMissing as error:
-                # Unless the generation was deleted this very moment.
-                await self._shelf.snapshot(snapshot.agent, snapshot.generation)
+                # Unless the generation was deleted or compacted this very moment.
+                now = await self._shelf.snapshot(snapshot.agent, snapshot.generation)
+                if segment not in now.content.segments:
+                    raise ServiceError(
+                        Reason.STORE_UNAVAILABLE,
+                        f"cannot read {snapshot.name}: its chain was compacted at that "
+                        "moment; try again",
+                        compacted=snapshot.generation,
+                    ) from error
                 raise corrupt(snapshot, segment, "it is gone") from error
             yield path
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Final
 
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName
@@ -20,11 +21,14 @@ from services.snapshots.generations import (
     Standing,
     check_parent,
     parent_mismatch,
+    prefix_gone,
 )
 from services.snapshots.older_pages import OlderPages
 from services.snapshots.pins import Pins
 from services.snapshots.segment_files import addition
 from services.snapshots.store import BlobMissing, BlobStore
+
+_ROTTEN: Final = frozenset({Reason.SEGMENT_MALFORMED, Reason.DIGEST_MISMATCH})
 
 
 class Examiner:
@@ -66,19 +70,27 @@ class Examiner:
         self, agent: AgentName, path: Path, found: Outline, chain: Sequence[Path]
     ) -> Addition:
         if found.prefix:
-            added = self._verify_prefixed(path, found, chain)
+            added = self._verify_prefixed(agent, path, found, chain)
         else:
             added = self._verify(path)
         _prove(agent, added, path, found, chain)
         return added
 
     def _verify_prefixed(
-        self, path: Path, found: Outline, chain: Sequence[Path]
+        self, agent: AgentName, path: Path, found: Outline, chain: Sequence[Path]
     ) -> Addition:
         size = found.header.page_size
-        with OlderPages(chain[1:], set(found.prefix), size, self._scratch()) as older:
-            info = verify(path, older.read, database_bytes_max=self._size_bytes_max)
-        return addition(info)
+        older = OlderPages(chain[1:], set(found.prefix), size, self._scratch())
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(older)
+            except ServiceError as error:
+                if error.reason not in _ROTTEN:
+                    raise
+                # Folded into the base since the delta was made, or damaged.
+                raise prefix_gone(agent, error.message) from error
+            limit = self._size_bytes_max
+            return addition(verify(path, older.read, database_bytes_max=limit))
 
     @asynccontextmanager
     async def _chain(
@@ -111,7 +123,7 @@ def _prove(
         after = fingerprint_after(found, path, chain[0], chain[1:])
     except ServiceError as error:
         # The delta itself was proven, so it is the chain that has rotted.
-        if error.reason not in (Reason.SEGMENT_MALFORMED, Reason.DIGEST_MISMATCH):
+        if error.reason not in _ROTTEN:
             raise
         raise parent_mismatch(agent, "the head's segments are damaged") from error
     if bytes(after) != added.fingerprint:

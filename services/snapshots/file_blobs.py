@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import shutil
+import threading
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -41,6 +42,8 @@ class FileBlobs:
         self._root = root
         self._lock = lock
         self._numbers = count()
+        # No other process has the folder, so this makes a comparison hold.
+        self._swapping = threading.Lock()
         self.staging = root / _STAGING
         self.scratch = root / _SCRATCH
 
@@ -71,6 +74,9 @@ class FileBlobs:
 
     async def create(self, key: str, data: bytes) -> bool:
         return await in_thread(self._create, self._path(key), data)
+
+    async def swap(self, key: str, old: bytes, new: bytes) -> bool:
+        return await in_thread(self._swap, self._path(key), old, new)
 
     async def publish(self, key: str, path: Path) -> None:
         await in_thread(self._publish, self._path(key), path)
@@ -116,6 +122,21 @@ class FileBlobs:
                 return _linked(beside, path)
             finally:
                 beside.unlink(missing_ok=True)
+
+    def _swap(self, path: Path, old: bytes, new: bytes) -> bool:
+        beside = self.scratch_path()
+        with disk_errors(_WHAT), self._swapping:
+            try:
+                if path.read_bytes() != old:
+                    return False
+                _write_synced(beside, new)
+                os.replace(beside, path)
+            except FileNotFoundError:
+                return False
+            finally:
+                beside.unlink(missing_ok=True)
+            sync_folder(path.parent)
+            return True
 
     def _publish(self, path: Path, source: Path) -> None:
         with disk_errors(_WHAT):

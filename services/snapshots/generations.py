@@ -13,8 +13,8 @@ from typing import Final
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName
 
-# A generation reads as one base and at most 16 deltas: what a restore merges at once.
-DELTAS_MAX: Final = 16
+# Chains are compacted long before; only where that lags a save must be a base.
+DELTAS_MAX: Final = 64
 
 
 class Format(StrEnum):
@@ -76,6 +76,7 @@ class Snapshot:
     epoch: int
     instance: str
     create_time: datetime
+    revision: int = 0  # how often the record was changed since the commit
 
     @property
     def name(self) -> str:
@@ -83,7 +84,8 @@ class Snapshot:
 
     @property
     def etag(self) -> str:
-        return f"{self.generation}-{self.content.segments[-1].blake3[:8].hex()}"
+        last = self.content.segments[-1].blake3[:8].hex()
+        return f"{self.generation}-{self.revision}-{last}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,8 @@ class Claim:
 class AgentState:
     """What fences an agent's commits: who owns it, and what its newest generation is.
 
-    `epoch` 0 was never seen; `last` counts deleted generations as well.
+    `epoch` 0 was never seen; `last` counts deleted generations as well. `revision`
+    moves when the head's record is replaced by another one of the same state.
     """
 
     epoch: int = 0
@@ -110,6 +113,7 @@ class AgentState:
     boot_id: str = ""
     last: int = 0
     head: Snapshot | None = None
+    revision: int = 0
 
     @property
     def head_generation(self) -> int:
@@ -227,6 +231,16 @@ def _chain(agent: AgentName, head: Snapshot | None) -> tuple[Segment, ...]:
 def parent_mismatch(agent: AgentName, why: str) -> ServiceError:
     return ServiceError(
         Reason.PARENT_MISMATCH, f"cannot add a delta to {agent}: {why}; send a base"
+    )
+
+
+def prefix_gone(agent: AgentName, why: str) -> ServiceError:
+    """The delta itself may be right: without prefixes it rests on the state alone."""
+    return ServiceError(
+        Reason.PARENT_MISMATCH,
+        f"cannot add a delta to {agent}, a page that its prefix names is not in the "
+        f"chain any more ({why}); send it without prefixes, or a base",
+        resend="without prefix",
     )
 
 

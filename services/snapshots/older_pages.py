@@ -12,11 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from services.segments.decode import Chunk
 from services.segments.layout import malformed
 from services.segments.page_file import PageFile
+from services.segments.seek import SegmentFile
 from services.segments.unpack import unpack
-from services.snapshots.delta_proof import chunks
 
 
 class OlderPages:
@@ -36,7 +35,8 @@ class OlderPages:
         self._descriptor = os.open(self._scratch, flags, 0o600)
         self._scratch.unlink()
         try:
-            self._fill()
+            self._file = PageFile(self._descriptor, self._page_size)
+            fill(self._file, self._deltas, self._wanted)
         except BaseException:
             os.close(self._descriptor)
             raise
@@ -53,32 +53,33 @@ class OlderPages:
     def read(self, numbers: Sequence[int]) -> bytes:
         return self._file.read(numbers)
 
-    def _fill(self) -> None:
-        self._file = PageFile(self._descriptor, self._page_size)
-        for path, ordinals in reversed(self._plan()):
-            for ordinal, chunk in enumerate(chunks(path)):
-                if ordinal in ordinals:
-                    self._file.write(chunk.numbers, self._unpacked(chunk))
 
-    def _plan(self) -> list[tuple[Path, set[int]]]:
-        """Which chunks of which deltas, newest first, are needed."""
-        plan = []
-        wanted = self._wanted
-        for path in reversed(self._deltas):
-            ordinals: set[int] = set()
-            found: set[int] = set()
-            deeper: set[int] = set()
-            for ordinal, chunk in enumerate(chunks(path)):
-                if hits := wanted.intersection(chunk.numbers):
-                    ordinals.add(ordinal)
-                    found |= hits
-                    deeper.update(chunk.prefix)
-            wanted = (wanted - found) | deeper
-            plan.append((path, ordinals))
-        if wanted:
-            raise malformed("a prefix names a page that no earlier delta carries")
-        return plan
+def fill(file: PageFile, deltas: Sequence[Path], wanted: set[int]) -> None:
+    """Puts the latest versions of these pages that the deltas carry into the file.
 
-    def _unpacked(self, chunk: Chunk) -> bytes:
-        prefix = self._file.read(chunk.prefix) if chunk.prefix else b""
-        return unpack(chunk, prefix)
+    Raises SEGMENT_MALFORMED if one of them is carried by none.
+    """
+    for path, hits in reversed(_plan(deltas, wanted)):
+        with SegmentFile.opened(path) as segment:
+            for chunk, _ in segment.holding(hits, payload=True):
+                prefix = file.read(chunk.prefix) if chunk.prefix else b""
+                file.write(chunk.numbers, unpack(chunk, prefix))
+
+
+def _plan(deltas: Sequence[Path], wanted: set[int]) -> list[tuple[Path, list[int]]]:
+    """Which pages are taken from which deltas, newest first."""
+    plan = []
+    for path in reversed(deltas):
+        if not wanted:
+            break
+        found: list[int] = []
+        deeper: set[int] = set()
+        with SegmentFile.opened(path) as segment:
+            for chunk, hits in segment.holding(sorted(wanted)):
+                found += hits
+                deeper.update(chunk.prefix)
+        wanted = (wanted - set(found)) | deeper
+        plan.append((path, found))
+    if wanted:
+        raise malformed("a prefix names a page that no earlier delta carries")
+    return plan

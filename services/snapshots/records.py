@@ -21,7 +21,8 @@ from services.snapshots.generations import (
     Snapshot,
 )
 
-VERSION: Final = 1
+# A record is of version 2 once it was changed after its commit.
+VERSION: Final = 2
 TOWNS: Final = "towns"
 _DIGITS: Final = 19  # of the largest generation, so that names sort as numbers do
 _SUFFIX: Final = ".json"
@@ -31,7 +32,7 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 def to_json(snapshot: Snapshot) -> str:
     content, origin = snapshot.content, snapshot.origin
     record: dict[str, Any] = {
-        "version": VERSION,
+        "version": VERSION if snapshot.revision else 1,
         "town": snapshot.agent.town,
         "agent": snapshot.agent.agent,
         "generation": snapshot.generation,
@@ -53,6 +54,8 @@ def to_json(snapshot: Snapshot) -> str:
         "instance": snapshot.instance,
         "create_time_us": microseconds(snapshot.create_time),
     }
+    if snapshot.revision:
+        record["revision"] = snapshot.revision
     return json.dumps(record, separators=(",", ":"), ensure_ascii=False)
 
 
@@ -94,6 +97,7 @@ def _snapshot(record: dict[str, Any]) -> Snapshot:
         epoch=record["epoch"],
         instance=record["instance"],
         create_time=from_microseconds(record["create_time_us"]),
+        revision=record.get("revision", 0),
     )
 
 

@@ -1,7 +1,7 @@
 """The catalog in Redis: few keys a town, all in one slot, each change one script.
 
 Keys, for town `t` and agent `a`, after `tk:snapshots:{t}:`
-  state:a    hash    epoch, instance, boot, last, head
+  state:a    hash    epoch, instance, boot, last, head, revision
   index:a    zset    every generation that exists, with its time
   records:a  hash    the records of recent generations
   ids:a      list    ids of recent uploads, newest first
@@ -57,6 +57,8 @@ class RedisCatalog:
         self._drop = Script.read(_LUA, "drop.lua")
         self._adopt = Script.read(_LUA, "adopt.lua")
         self._settle = Script.read(_LUA, "settle.lua")
+        self._revise = Script.read(_LUA, "revise.lua")
+        self._trim = Script.read(_LUA, "trim.lua")
 
     async def check(self) -> None:
         """Returns if Redis answers and keeps what it acknowledges."""
@@ -95,18 +97,23 @@ class RedisCatalog:
     ) -> tuple[AgentState, Known | None]:
         keys = _keys(agent, "state:", "records:", "uploads")
         answer = await self._look.run(self._redis, keys, [upload_id])
-        epoch, instance, boot_id, last, _, record, known = _texts(answer)
+        epoch, instance, boot_id, last, _, record, known, revision = _texts(answer)
         state = AgentState(
             epoch=int(epoch),
             instance=instance,
             boot_id=boot_id,
             last=int(last),
             head=records.from_json(record) if record else None,
+            revision=int(revision),
         )
         return state, _known(known)
 
     async def commit(
-        self, snapshot: Snapshot, claim: Claim, if_generation_match: int | None
+        self,
+        snapshot: Snapshot,
+        claim: Claim,
+        if_generation_match: int | None,
+        revision: int = 0,
     ) -> Snapshot | None:
         agent = snapshot.agent
         await self._note(agent.town)
@@ -122,6 +129,7 @@ class RedisCatalog:
                 records.to_json(snapshot),
                 records.microseconds(snapshot.create_time),
                 UPLOAD_IDS_MAX,
+                revision,
             ],
         )
         match _texts(answer):
@@ -218,12 +226,25 @@ class RedisCatalog:
         )
         return _text(answer) == "done"
 
-    async def trim(self, agent: AgentName, below: int) -> None:
-        with store_errors():
-            known = await self._redis.hkeys(_key(agent, "records:"))
-            old = [field for field in known if int(field) < below]
-            if old:
-                await self._redis.hdel(_key(agent, "records:"), *old)
+    async def revise(
+        self, agent: AgentName, old: Snapshot | None, new: Snapshot
+    ) -> bool:
+        keys = _keys(agent, "state:", "index:", "records:")
+        before = "" if old is None else records.to_json(old)
+        change = self._change(
+            self._revise, keys, [new.generation, before, records.to_json(new)]
+        )
+        answer = _text(await change)
+        if answer == "absent":
+            raise absent(agent, new.generation)
+        return answer == "done"
+
+    async def trim(self, agent: AgentName, snapshots: Sequence[Snapshot]) -> None:
+        texts: list[str | int] = []
+        for each in snapshots:
+            texts += (each.generation, records.to_json(each))
+        if texts:
+            await self._change(self._trim, _keys(agent, "records:"), texts)
 
     async def recent(self, agent: AgentName) -> Sequence[Snapshot]:
         with store_errors():

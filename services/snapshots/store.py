@@ -24,7 +24,7 @@ class BlobMissing(Exception):
 
 
 class BlobStore(Protocol):
-    """Immutable blobs by name; names are paths like `towns/t/segments/ab/abcd`.
+    """Blobs by name; names are paths like `towns/t/segments/ab/abcd`.
 
     Whatever can be read was whole and on stable storage before its name appeared,
     and stays so after any crash. Only one process writes to a file store at a time.
@@ -32,6 +32,10 @@ class BlobStore(Protocol):
 
     async def create(self, key: str, data: bytes) -> bool:
         """Makes a small blob, unless the name is taken: then False, nothing changes."""
+
+    async def swap(self, key: str, old: bytes, new: bytes) -> bool:
+        """Replaces a small blob that is still `old`, in one step that a crash does not
+        cut; else False, nothing changes."""
 
     async def publish(self, key: str, path: Path) -> None:
         """Makes a blob of the local file. A blob of that name is replaced: so only
@@ -85,11 +89,23 @@ class Catalog(Protocol):
         """The state, and what became of the upload, read in one step."""
 
     async def commit(
-        self, snapshot: Snapshot, claim: Claim, if_generation_match: int | None
+        self,
+        snapshot: Snapshot,
+        claim: Claim,
+        if_generation_match: int | None,
+        revision: int = 0,
     ) -> Snapshot | None:
-        """Makes the snapshot the head. Its generation must be the one after the last:
-        if it is not any more, None and nothing changed. If its upload was committed
-        before, that snapshot. Raises LEASE_FENCED, GENERATION_MISMATCH."""
+        """Makes the snapshot the head. Its generation must be the one after the last
+        and `revision` that of the state it was made on: if they are not any more, None
+        and nothing changed. If its upload was committed before, that snapshot.
+        Raises LEASE_FENCED, GENERATION_MISMATCH."""
+
+    async def revise(
+        self, agent: AgentName, old: Snapshot | None, new: Snapshot
+    ) -> bool:
+        """Replaces the record of a generation, if it is still `old`; None is a record
+        that the catalog left to the blob store. False, and nothing, if it is not.
+        Raises SNAPSHOT_NOT_FOUND."""
 
     async def records(
         self, agent: AgentName, generations: Sequence[int]
@@ -122,9 +138,9 @@ class Catalog(Protocol):
         """Replaces what is known of the agent by all its records, oldest first, and
         leaves it without an owner. False, and nothing, if the catalog is newer."""
 
-    async def trim(self, agent: AgentName, below: int) -> None:
-        """Forgets the records, not the generations, below a number: all of them are
-        in the blob store."""
+    async def trim(self, agent: AgentName, snapshots: Sequence[Snapshot]) -> None:
+        """Forgets these records, not the generations, as the blob store has them; not
+        those that say something else by now."""
 
     async def recent(self, agent: AgentName) -> Sequence[Snapshot]:
         """All records that the catalog has, oldest first."""

@@ -7,7 +7,7 @@ round. Then for ever: late uploads, old records, thinned generations, unused seg
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import structlog
@@ -19,6 +19,7 @@ from services.chassis.telemetry import Event
 from services.snapshots import records
 from services.snapshots.collection import collect
 from services.snapshots.commit import Committer
+from services.snapshots.generations import Snapshot
 from services.snapshots.pins import Pins
 from services.snapshots.reindex import reindex, stored_generations
 from services.snapshots.retention import to_drop
@@ -56,10 +57,12 @@ class Sweeper:
         self._written: set[AgentName] = set()
         self._untidy: set[str] = set()
         self._wake = asyncio.Event()
+        # Told of each agent's newest record that a round comes by.
+        self.found: Callable[[Snapshot], None] = lambda snapshot: None
 
-    def note_written(self, agent: AgentName) -> None:
+    def note_written(self, snapshot: Snapshot) -> None:
         """The agent has a new generation."""
-        self._written.add(agent)
+        self._written.add(snapshot.agent)
 
     def note_deleted(self, town: str) -> None:
         """Segments of the town may be nobody's now; the next round is at once."""
@@ -125,10 +128,13 @@ class Sweeper:
                 Event.GENERATIONS_DROPPED, agent=str(agent), generations=len(dropped)
             )
         kept = await self._catalog.recent(agent)
+        if kept:
+            self.found(kept[-1])
         if len(kept) > RECORDS_KEPT + _SLACK:
-            for snapshot in kept[:-RECORDS_KEPT]:
+            old = kept[:-RECORDS_KEPT]
+            for snapshot in old:
                 await self._committer.record(snapshot)
-            await self._catalog.trim(agent, kept[-RECORDS_KEPT].generation)
+            await self._catalog.trim(agent, old)
 
     async def _collect(self, town: str) -> None:
         removed = await collect(town, self._catalog, self._blobs, self._pins)
@@ -142,7 +148,10 @@ class Sweeper:
             await reindex(self._catalog, self._blobs, agent)
             return
         known = set(stored)
-        for snapshot in await self._catalog.recent(agent):
+        recent = await self._catalog.recent(agent)
+        if recent:
+            self.found(recent[-1])
+        for snapshot in recent:
             if snapshot.generation not in known:
                 await self._committer.record(snapshot)
                 _log.warning(Event.RECORD_REPAIRED, name=snapshot.name)

@@ -270,10 +270,18 @@ class Hydrator:
             )
         places, database = self.places(claim.name), saver.database
         assert database is not None
-        page_map = await work_ahead(
-            self.snapshots.download(claim.name, generation),
-            partial(rebuild, generation=generation, places=places, database=database),
-        )
+        page_map = None
+        while page_map is None:
+            build = partial(
+                rebuild, generation=generation, places=places, database=database
+            )
+            try:
+                parts = self.snapshots.download(claim.name, generation)
+                page_map = await work_ahead(parts, build)
+            except ServiceError as error:
+                if "compacted" not in error.metadata:
+                    raise
+                generation = await self.snapshots.get(claim.name, generation.number)
         lineage = Lineage(
             generation.number, claim.epoch, generation.session_id, generation.runtime
         )

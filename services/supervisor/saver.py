@@ -37,8 +37,8 @@ log = structlog.get_logger()
 
 # Saves follow changes, at most one a second: a SIGKILL loses under 2 s.
 INTERVAL_S: Final = 1.0
-# A restore reads at most a base and this many deltas; the service refuses more.
-DELTAS_MAX: Final = 16
+# The service compacts chains long before they are so long, and refuses longer ones.
+DELTAS_MAX: Final = 64
 # An upload may hang for as long as a large one takes; whoever closes has better to do.
 CLOSE_S: Final = 5.0
 # Two lost races in one save is a bug, or somebody who writes whole files in between.
@@ -51,7 +51,6 @@ class _Flight:
 
     segmented: Segmented
     cut: Cut
-    deltas: int
     captured_at_s: float
 
 
@@ -299,14 +298,17 @@ class Saver:
             runtime_version=self._runtime[1],
             session_id=self.session_id,
         )
-        deltas = 0 if cut.base else self.lineage.deltas + 1
-        return _Flight(segmented, cut, deltas, began_s)
+        return _Flight(segmented, cut, began_s)
 
     async def _land(self, flight: _Flight) -> bool:
         """Commits a segment; False when the head has moved and it must be made anew."""
         try:
             generation = await self._snapshots.upload(self.name, flight.segmented)
         except ServiceError as error:
+            if "resend" in error.metadata:
+                # Compaction took pages that prefixes rest on; a new cut has none.
+                await self._drop(flight)
+                return False
             if error.reason in {Reason.GENERATION_MISMATCH, Reason.PARENT_MISMATCH}:
                 await self._stand_on_head(flight)
                 return False
@@ -325,7 +327,7 @@ class Saver:
             self._epoch,
             self.session_id,
             self._runtime[0],
-            flight.deltas,
+            len(generation.segments) - 1,
         )
         self._places.record(self.lineage)
         self.on_saved(self)

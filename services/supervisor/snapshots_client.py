@@ -154,7 +154,8 @@ class SnapshotsClient:
     ) -> AsyncIterator[bytes]:
         """The segments of a generation as stored, base first, one after the other.
 
-        Nothing is proven here: every byte of a segment is bound by the digests in it,
+        Raises STORE_UNAVAILABLE with the metadata `compacted` if it reads as others by
+        now. Nothing is proven here: every byte of a segment is bound by the digests in it,
         and by the one in the record.
         """
         request = pb.DownloadSnapshotRequest(
@@ -165,8 +166,11 @@ class SnapshotsClient:
             async for reply in self._stub.DownloadSnapshot(
                 request, timeout=STREAM_TIMEOUT_S
             ):
-                if reply.WhichOneof("frame") == "chunk":
-                    yield reply.chunk.data
+                match reply.WhichOneof("frame"):
+                    case "header":
+                        _refuse_another_chain(generation, reply.header)
+                    case "chunk":
+                        yield reply.chunk.data
 
 
 async def _upload_frames(
@@ -191,6 +195,18 @@ async def _upload_frames(
         fingerprint=segmented.fingerprint,
     )
     yield pb.UploadSnapshotRequest(trailer=trailer)
+
+
+def _refuse_another_chain(
+    generation: Generation, header: resources_pb2.Snapshot
+) -> None:
+    if _generation(header).segments != generation.segments:
+        raise ServiceError(
+            Reason.STORE_UNAVAILABLE,
+            f"cannot read generation {generation.number} as it was: its chain was "
+            "compacted since; look it up again",
+            compacted=generation.number,
+        )
 
 
 def _generation(snapshot: resources_pb2.Snapshot) -> Generation:

@@ -26,6 +26,13 @@ class MemoryBlobs:
         await self._step("create", key)
         return self.blobs.setdefault(key, data) is data
 
+    async def swap(self, key: str, old: bytes, new: bytes) -> bool:
+        await self._step("swap", key)
+        if self.blobs.get(key) != old:
+            return False
+        self.blobs[key] = new
+        return True
+
     async def publish(self, key: str, path: Path) -> None:
         await self._step("publish", key)
         self.blobs[key] = path.read_bytes()

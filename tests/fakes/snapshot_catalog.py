@@ -59,7 +59,11 @@ class MemoryCatalog:
         return self._agents.get(agent, _Agent()).state, self._upload(agent, upload_id)
 
     async def commit(
-        self, snapshot: Snapshot, claim: Claim, if_generation_match: int | None
+        self,
+        snapshot: Snapshot,
+        claim: Claim,
+        if_generation_match: int | None,
+        revision: int = 0,
     ) -> Snapshot | None:
         await self._step("commit")
         agent, generation = snapshot.agent, snapshot.generation
@@ -71,7 +75,7 @@ class MemoryCatalog:
         known = self._known(agent)
         check_claim(agent, known.state, claim)
         check_match(agent, known.state.head_generation, if_generation_match)
-        if generation != known.state.last + 1:
+        if (generation, revision) != (known.state.last + 1, known.state.revision):
             return None
         known.state = replace(known.state, last=generation, head=snapshot)
         known.times[generation] = records.microseconds(snapshot.create_time)
@@ -142,7 +146,12 @@ class MemoryCatalog:
             return False
         epoch = max(known.state.epoch, *(each.epoch for each in snapshots))
         self._agents[agent] = _Agent(
-            state=AgentState(epoch=epoch, last=head.generation, head=head),
+            state=AgentState(
+                epoch=epoch,
+                last=head.generation,
+                head=head,
+                revision=known.state.revision,
+            ),
             times={
                 each.generation: records.microseconds(each.create_time)
                 for each in snapshots
@@ -152,11 +161,29 @@ class MemoryCatalog:
         )
         return True
 
-    async def trim(self, agent: AgentName, below: int) -> None:
+    async def revise(
+        self, agent: AgentName, old: Snapshot | None, new: Snapshot
+    ) -> bool:
+        await self._step("revise")
+        known = self._agents.get(agent, _Agent())
+        if new.generation not in known.times:
+            raise absent(agent, new.generation)
+        if known.records.get(new.generation) not in (old, new):
+            return False
+        known.records[new.generation] = new
+        if new.generation == known.state.head_generation:
+            known.state = replace(
+                known.state, head=new, revision=known.state.revision + 1
+            )
+        self.after("revise")
+        return True
+
+    async def trim(self, agent: AgentName, snapshots: Sequence[Snapshot]) -> None:
         await self._step("trim")
-        known = self._known(agent)
-        for generation in [each for each in known.records if each < below]:
-            del known.records[generation]
+        known = self._agents.get(agent, _Agent())
+        for snapshot in snapshots:
+            if known.records.get(snapshot.generation) == snapshot:
+                del known.records[snapshot.generation]
 
     async def recent(self, agent: AgentName) -> Sequence[Snapshot]:
         await self._step("recent")

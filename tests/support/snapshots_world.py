@@ -55,6 +55,11 @@ class World:
         town = AgentName.parse(snapshot.name.partition("/snapshots/")[0]).town
         return records.segment_key(town, snapshot.segments[index].blake3)
 
+    async def forget_records(self) -> None:
+        """Leaves all records but the head's to the blob store."""
+        agent = AgentName.parse(NAME)
+        await self.catalog.trim(agent, list(await self.catalog.recent(agent))[:-1])
+
     @property
     def staged(self) -> list[str]:
         """Names of uploads that wait on disk."""

@@ -2,6 +2,7 @@
 local agent, upload, generation = ARGV[1], ARGV[2], ARGV[3]
 local epoch, instance, boot, match = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local record, created_us, ids_max = ARGV[8], ARGV[9], tonumber(ARGV[10])
+local revision = ARGV[11]
 
 local known = redis.call('HGET', KEYS[5], upload)
 if known then
@@ -9,7 +10,8 @@ if known then
   redis.call('HSET', KEYS[5], upload, known)
   return { 'known', known }
 end
-local state = redis.call('HMGET', KEYS[1], 'epoch', 'instance', 'boot', 'last', 'head')
+local state = redis.call('HMGET', KEYS[1], 'epoch', 'instance', 'boot', 'last', 'head',
+  'revision')
 local seen = tonumber(state[1] or '0')
 if tonumber(epoch == '' and '0' or epoch) ~= seen then
   return { 'fenced' }
@@ -21,6 +23,9 @@ if match ~= '' and tonumber(match) ~= tonumber(state[5] or '0') then
   return { 'mismatch', state[5] or '0' }
 end
 if tonumber(generation) ~= tonumber(state[4] or '0') + 1 then
+  return { 'moved' }
+end
+if tonumber(revision) ~= tonumber(state[6] or '0') then
   return { 'moved' }
 end
 

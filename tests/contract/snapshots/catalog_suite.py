@@ -272,12 +272,80 @@ class CatalogSuite:
         for n in (1, 2, 3):
             await commit(owned, snapshot(n))
 
-        await owned.trim(NAME, 3)
+        await owned.trim(NAME, list(await owned.recent(NAME))[:2])
 
         assert 3 == len(await owned.entries(NAME))
         assert [3] == [each.generation for each in await owned.recent(NAME)]
         found = await owned.records(NAME, [1, 3])
         assert [None, 3] == [each and each.generation for each in found]
+
+    async def test_trim_keeps_what_was_changed(self, owned: Catalog) -> None:
+        """A record that says more than what was moved out stays."""
+        made = await commit(owned, snapshot(1))
+        changed = replace(made, revision=1)
+        await owned.revise(NAME, made, changed)
+
+        await owned.trim(NAME, [made])
+
+        assert [changed] == await owned.records(NAME, [1])
+
+    async def test_revise_replaces_what_was_read(self, owned: Catalog) -> None:
+        """The head's record is another one at once, wherever it is read."""
+        made = await commit(owned, snapshot(1))
+        changed = replace(made, content=content(deltas=3), revision=1)
+
+        assert await owned.revise(NAME, made, changed)
+
+        state, _ = await owned.look(NAME)
+        assert changed == state.head
+        assert [changed] == await owned.records(NAME, [1])
+        assert await owned.revise(NAME, made, changed), "it may be repeated"
+
+    async def test_revise_refuses_what_was_not_read(self, owned: Catalog) -> None:
+        """Of two that read the same record, one replaces it."""
+        made = await commit(owned, snapshot(1))
+        changed = replace(made, revision=1)
+        await owned.revise(NAME, made, changed)
+
+        assert not await owned.revise(NAME, made, replace(made, revision=2))
+        assert not await owned.revise(NAME, None, replace(made, revision=2))
+
+        assert [changed] == await owned.records(NAME, [1])
+
+    async def test_revise_takes_old_records_back(self, owned: Catalog) -> None:
+        """A record that was left to the blob store can be changed as well."""
+        made = await commit(owned, snapshot(1))
+        await commit(owned, snapshot(2))
+        await owned.trim(NAME, [made])
+
+        assert not await owned.revise(NAME, made, replace(made, revision=1))
+        assert await owned.revise(NAME, None, replace(made, revision=1))
+
+        assert [replace(made, revision=1)] == await owned.records(NAME, [1])
+
+    async def test_revise_needs_the_generation(self, owned: Catalog) -> None:
+        """What was deleted does not come back by a change of its record."""
+        made = await commit(owned, snapshot(1))
+        await commit(owned, snapshot(2))
+        await owned.drop(NAME, [1])
+
+        for agent, old in ((NAME, made), (NAME, None), (OTHER, None)):
+            refused = await reason(owned.revise(agent, old, replace(made, revision=1)))
+            assert Reason.SNAPSHOT_NOT_FOUND is refused
+
+    async def test_commit_on_the_record_that_was_read(self, owned: Catalog) -> None:
+        """A commit that was made on a record that was replaced since changes nothing,
+        and works on the one that stands there now."""
+        made = await commit(owned, snapshot(1))
+        before, _ = await owned.look(NAME)
+        await owned.revise(NAME, made, replace(made, revision=1))
+        after, _ = await owned.look(NAME)
+
+        late = await owned.commit(snapshot(2), OWNER, 1, before.revision)
+        right = await owned.commit(snapshot(2), OWNER, 1, after.revision)
+
+        assert late is None
+        assert right is not None
 
     async def test_adopt_replaces_what_is_older(self, owned: Catalog) -> None:
         """What the blob store knows better is taken over; nobody owns the agent."""

@@ -54,6 +54,29 @@ class BlobStoreSuite:
 
         assert b"" == await store.read(KEY)
 
+    async def test_swapped(self, store: BlobStore) -> None:
+        """A small blob is replaced while it is what the caller read, else left."""
+        await store.create(KEY, b"first")
+
+        assert await store.swap(KEY, b"first", b"second")
+        assert not await store.swap(KEY, b"first", b"third")
+        assert not await store.swap(f"{KEY}-2", b"first", b"third")
+
+        assert b"second" == await store.read(KEY)
+        with pytest.raises(BlobMissing):
+            await store.read(f"{KEY}-2")
+
+    async def test_one_of_many_swaps_wins(self, store: BlobStore) -> None:
+        """Of those that read the same bytes, one replaces them."""
+        await store.create(KEY, b"first")
+
+        won = await asyncio.gather(
+            *(store.swap(KEY, b"first", b"%d" % n) for n in range(16))
+        )
+
+        assert 1 == won.count(True)
+        assert b"%d" % won.index(True) == await store.read(KEY)
+
     async def test_published(self, store: BlobStore, source: Path) -> None:
         """A file becomes a blob and stays a file."""
         await store.publish(KEY, source)

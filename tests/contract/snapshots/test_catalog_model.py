@@ -46,12 +46,21 @@ class Life:
         self.source = source
         self.catalogs = catalogs
         self.states = dict.fromkeys(AGENTS, AgentState())
+        self.recent: dict[AgentName, list[Snapshot]] = {name: [] for name in AGENTS}
 
     async def step(self) -> None:
         agent = self.source.choice(AGENTS)
         kind, args = self.source.choices(
-            [self._advance, self._commit, self._delete, self._drop, self._adopt],
-            [2, 12, 3, 2, 1],
+            [
+                self._advance,
+                self._commit,
+                self._delete,
+                self._drop,
+                self._adopt,
+                self._revise,
+                self._trim,
+            ],
+            [2, 12, 3, 2, 1, 4, 1],
         )[0](agent)
         outcomes = [
             await outcome(getattr(each, kind)(agent, *args))
@@ -63,6 +72,7 @@ class Life:
         views = [await self._view(each, agent) for each in self.catalogs]
         assert views[0] == views[1], (kind, args)
         self.states[agent] = views[0][0]
+        self.recent[agent] = views[0][-1]
 
     def _claim(self, agent: AgentName) -> Claim:
         """The owner's, or one that is wrong in one thing, or in all."""
@@ -89,7 +99,8 @@ class Life:
     def _commit(self, agent: AgentName) -> tuple[str, tuple[Any, ...]]:
         offset = self.source.choice([0, 1, 1, 1, 1, 2])
         made = self._snapshot(agent, max(self.states[agent].last + offset, 1))
-        return "commit", (made, self._claim(agent), self._match(agent))
+        revision = self.states[agent].revision - self.source.choice([0, 0, 0, 0, 1])
+        return "commit", (made, self._claim(agent), self._match(agent), revision)
 
     def _match(self, agent: AgentName) -> int | None:
         head = self.states[agent].head_generation
@@ -126,6 +137,17 @@ class Life:
                 for n in stored
             ],
         )
+
+    def _revise(self, agent: AgentName) -> tuple[str, tuple[Any, ...]]:
+        old = self.source.choice([*self.recent[agent], None, snapshot(1, agent=agent)])
+        some = old or snapshot(self.source.randint(1, self.states[agent].last + 1))
+        new = replace(some, agent=agent, revision=some.revision + 1)
+        return "revise", (old, new)
+
+    def _trim(self, agent: AgentName) -> tuple[str, tuple[Any, ...]]:
+        head = self.states[agent].head
+        kept = [each for each in self.recent[agent] if each != head]
+        return "trim", (self.source.sample(kept, self.source.randint(0, len(kept))),)
 
     async def _view(self, catalog: Catalog, agent: AgentName) -> tuple[Any, ...]:
         """Everything that the port shows of an agent."""

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from blake3 import blake3
 
-from services.chassis.names import AgentName
 from tests.contract.snapshots.conftest import Saves
 from tests.support import segments as made
 from tests.support.snapshot_errors import reason_of, refusal
@@ -195,7 +194,7 @@ class TestRot:
         """An old generation whose record is lost is reported, not forgotten."""
         await saves.base()
         await saves.delta()
-        await world.catalog.trim(AgentName.parse(saves.client.name), 2)
+        await world.forget_records()
         [key] = [name for name in world.blobs.blobs if name.endswith("1.json")]
         del world.blobs.blobs[key]
 

@@ -52,7 +52,7 @@ class TestGet:
         """Records that the catalog no longer keeps read the same."""
         first = await saves.base()
         await saves.delta()
-        await world.catalog.trim(AgentName.parse(NAME), 2)
+        await world.forget_records()
 
         assert first == (await saves.client.get(1)).snapshot
         assert saves.file(1) == (await saves.client.download(1)).data

@@ -81,7 +81,7 @@ async def test_records_of_either_store_count(plant: Plant, where: str) -> None:
     """A record that only one of the stores has keeps its segments."""
     await plant.commit(snapshot(1), record=where == "blobs")
     if where == "blobs":
-        await plant.catalog.trim(NAME, 2)
+        await plant.catalog.trim(NAME, await plant.catalog.recent(NAME))
 
     assert 0 == await plant.collect()
 
@@ -122,7 +122,7 @@ async def test_a_commit_in_mid_round_is_safe(plant: Plant) -> None:
 
     async with plant.pins.holding(TOWN, [part.blake3]):
         await plant.commit(made, record=False)
-    await plant.catalog.trim(OTHER, 2)
+    await plant.catalog.trim(OTHER, [made])
     plant.blobs.pause.go_on()
 
     assert 0 == await collecting

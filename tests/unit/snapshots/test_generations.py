@@ -6,6 +6,7 @@ import pytest
 
 from services.chassis.errors import Reason, ServiceError
 from services.snapshots.generations import (
+    DELTAS_MAX,
     Addition,
     AgentState,
     Claim,
@@ -150,11 +151,11 @@ class TestContent:
 
 
 class TestParent:
-    def test_sixteen_deltas_fit(self) -> None:
-        """The sixteenth delta may still be added."""
-        head = snapshot(16, content=content(deltas=15))
+    def test_many_deltas_fit(self) -> None:
+        """A chain that nobody got round to compacting may still grow, to its limit."""
+        head = snapshot(64, content=content(deltas=DELTAS_MAX - 1))
 
-        assert 16 == len(check_parent(NAME, head, STANDING))
+        assert DELTAS_MAX == len(check_parent(NAME, head, STANDING))
 
     @pytest.mark.parametrize(
         ("head", "standing"),
@@ -162,7 +163,9 @@ class TestParent:
             pytest.param(None, STANDING, id="no head"),
             pytest.param(snapshot(1, content=opaque()), STANDING, id="opaque head"),
             pytest.param(
-                snapshot(17, content=content(deltas=16)), STANDING, id="16 deltas"
+                snapshot(65, content=content(deltas=DELTAS_MAX)),
+                STANDING,
+                id="too many deltas",
             ),
             pytest.param(
                 snapshot(1), Standing(512, 3, STANDING.fingerprint), id="size"

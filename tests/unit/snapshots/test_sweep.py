@@ -29,7 +29,7 @@ DAY_S = 86_400
 class Plant:
     """A service without a server, and a clock that moves when told."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, size_bytes_max: int = 1000) -> None:
         self.clock = ManualClock()
         self.blobs = MemoryBlobs(folder)
         self.catalog = MemoryCatalog()
@@ -40,7 +40,7 @@ class Plant:
             self.catalog,
             Folders(self.staging, lambda: folder / str(next(numbers))),
             self.clock,
-            size_bytes_max=1000,
+            size_bytes_max=size_bytes_max,
         )
         self.sweeper = self.parts.sweeper
 
@@ -49,7 +49,7 @@ class Plant:
             key = records.segment_key(TOWN, part.blake3)
             self.blobs.blobs[key] = b"data"
         await self.catalog.commit(made, Claim(), None)
-        self.sweeper.note_written(made.agent)
+        self.sweeper.note_written(made)
         if record:
             key = records.record_key(made.agent, made.generation)
             self.blobs.blobs[key] = records.to_json(made).encode()

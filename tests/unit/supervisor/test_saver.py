@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import apsw
@@ -115,10 +116,10 @@ async def test_an_unchanged_database_is_not_saved(
     assert 1 == len(snapshots.uploads)
 
 
-async def test_a_new_base_after_sixteen_deltas(
+async def test_a_new_base_where_compaction_lags(
     snapshots: FakeSnapshots, places: Places, database: Path
 ) -> None:
-    """A restore never reads more than a base and sixteen deltas."""
+    """A chain that nobody compacts ends at the length that the service takes."""
     async with saving(snapshots, places, database) as saver:
         for _ in range(DELTAS_MAX + 3):
             write(database, "x")
@@ -126,6 +127,45 @@ async def test_a_new_base_after_sixteen_deltas(
 
     lengths = [len(one.segments) for one in snapshots.generations]
     assert [*range(1, DELTAS_MAX + 2), 1, 2] == lengths
+
+
+async def test_deltas_for_ever_where_chains_are_compacted(
+    snapshots: FakeSnapshots, places: Places, database: Path
+) -> None:
+    """It is the service's chain that counts: as long as that is short, no save reads
+    the whole database again."""
+    async with saving(snapshots, places, database) as saver:
+        for _ in range(DELTAS_MAX + 3):
+            write(database, "x")
+            await saver.save()
+            saver.lineage = replace(saver.lineage, deltas=1)
+
+    assert DELTAS_MAX + 3 == len(snapshots.generations[-1].segments)
+
+
+async def test_prefixes_that_are_gone(
+    snapshots: FakeSnapshots, places: Places, database: Path, tmp_path: Path
+) -> None:
+    """A delta whose prefixes were compacted away is sent again without, as a delta."""
+    refuse = [True]
+
+    def gone(segmented: Segmented) -> None:
+        if refuse.pop():
+            raise ServiceError(Reason.PARENT_MISMATCH, "gone", resend="without prefix")
+
+    async with saving(snapshots, places, database) as saver:
+        for _ in range(3):
+            write(database, "x")
+            await saver.save()
+        refuse = [False, True]
+        snapshots.before = gone
+        write(database, "x")
+        await saver.save()
+
+    assert 4 == len(snapshots.generations[-1].segments)
+    refused, landed = snapshots.uploads[-2:]
+    assert refused.upload_id != landed.upload_id
+    assert 4 == await notes(snapshots, snapshots.generations[-1], tmp_path / "restored")
 
 
 async def test_a_lost_answer_is_one_generation(
