@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.chassis.names import AgentName, SnapshotName
 from services.cli.connection import Session, checked, connected
@@ -22,6 +25,11 @@ AgentId = Annotated[
     typer.Argument(
         metavar="AGENT", help="Its id, or towns/T/agents/A.", show_default=False
     ),
+]
+
+At = Annotated[
+    datetime | None,
+    typer.Option(help="The newest at or before this time (UTC)."),
 ]
 
 
@@ -72,13 +80,14 @@ def show(
     generation: Annotated[
         int, typer.Argument(min=0, help="Its number; 0 is the newest.")
     ] = 0,
+    at: At = None,
 ) -> None:
     """Show one generation.
 
-    Example: townkeeper snapshots show mayor 12 --json
+    Example: townkeeper snapshots show mayor --at 2026-01-31T12:00:00
     """
     name = _name(session.agent(agent), generation)
-    request = snapshots_pb2.GetSnapshotRequest(name=str(name))
+    request = snapshots_pb2.GetSnapshotRequest(name=str(name), read_time=_utc(at))
     answer = session.snapshots().GetSnapshot(request)
     snapshot = answer.snapshot
     if session.out.as_json:
@@ -109,6 +118,7 @@ def export(
     generation: Annotated[
         int, typer.Option(min=0, help="Which one; 0 is the newest.")
     ] = 0,
+    at: At = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
 ) -> None:
     """Write a saved state to a file: a plain SQLite database that anyone can open.
@@ -119,7 +129,9 @@ def export(
 
     name = _name(session.agent(agent), generation)
     request = snapshots_pb2.DownloadSnapshotRequest(
-        name=str(name), content=snapshots_pb2.DownloadSnapshotRequest.CONTENT_FILE
+        name=str(name),
+        content=snapshots_pb2.DownloadSnapshotRequest.CONTENT_FILE,
+        read_time=_utc(at),
     )
     frames = session.snapshots().DownloadSnapshot(request)
     with session.out.working(f"writing {file}"):
@@ -136,14 +148,20 @@ def restore(
     session: Session,
     agent: AgentId,
     generation: Annotated[int, typer.Argument(min=1, show_default=False)],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be read, and stop.")
+    ] = False,
 ) -> None:
     """Put an older generation in place; what it replaces is saved first.
 
     The agent is stopped for it and started again if it ran.
 
-    Example: townkeeper snapshots restore mayor 12
+    Example: townkeeper snapshots restore mayor 12 --dry-run
     """
     agent_name = session.agent(agent)
+    if dry_run:
+        _show_plan(session, _name(agent_name, generation))
+        return
     request = supervisor_pb2.RestoreAgentRequest(
         name=str(_name(agent_name, generation))
     )
@@ -160,5 +178,119 @@ def restore(
     )
 
 
+@app.command()
+@connected
+def verify(
+    session: Session,
+    agent: AgentId,
+    generation: Annotated[
+        int, typer.Argument(min=0, help="Its number; 0 is the newest.")
+    ] = 0,
+) -> None:
+    """Read a generation whole and check it as a restore would.
+
+    Example: townkeeper snapshots verify mayor 12
+    """
+    name = _name(session.agent(agent), generation)
+    request = snapshots_pb2.VerifySnapshotRequest(name=str(name))
+    with session.out.working(f"verifying {name}"):
+        answer = session.snapshots().VerifySnapshot(request, timeout=RESTORE_S)
+    if session.out.as_json:
+        session.out.json(plain(answer))
+        return
+    session.out.line(f"{name} is sound ({size(answer.read_bytes)} read)")
+
+
+@app.command()
+@connected
+def fork(
+    session: Session,
+    agent: AgentId,
+    target: Annotated[str, typer.Argument(help="The agent that gets it.")],
+    generation: Annotated[
+        int, typer.Option(min=0, help="Which one; 0 is the newest.")
+    ] = 0,
+) -> None:
+    """Let another agent of the town, without a snapshot, begin where this one stood.
+
+    No data is copied. Stop the other agent first.
+
+    Example: townkeeper snapshots fork mayor mayor-2 --generation 12
+    """
+    source, stub = session.agent(agent), session.snapshots()
+    if not generation:
+        # A retry must not mean another one than the first try.
+        newest = snapshots_pb2.GetSnapshotRequest(name=str(_name(source, 0)))
+        generation = stub.GetSnapshot(newest).snapshot.generation
+    request = snapshots_pb2.ForkSnapshotRequest(
+        name=str(_name(source, generation)),
+        target=str(session.agent(target)),
+        request_id=str(uuid.uuid4()),
+    )
+    answer = stub.ForkSnapshot(request)
+    if session.out.as_json:
+        session.out.json(plain(answer))
+        return
+    session.out.line(f"forked generation {generation} as {answer.snapshot.name}")
+
+
+@app.command()
+@connected
+def delete(
+    session: Session,
+    agent: AgentId,
+    generation: Annotated[
+        int, typer.Argument(min=0, help="Its number; 0 for all of them.")
+    ],
+    epoch: Annotated[
+        int | None,
+        typer.Option(min=0, help="Needed while a supervisor owns the agent."),
+    ] = None,
+) -> None:
+    """Delete one generation other than the newest, or all. It cannot be undone.
+
+    Example: townkeeper snapshots delete mayor 12 --epoch 3
+    """
+    agent_name = session.agent(agent)
+    name = str(_name(agent_name, generation)) if generation else ""
+    request = snapshots_pb2.DeleteSnapshotRequest(
+        name=name or f"{agent_name}/snapshots/-", epoch=epoch
+    )
+    answer = session.snapshots().DeleteSnapshot(request)
+    if session.out.as_json:
+        session.out.json(plain(answer))
+        return
+    session.out.line(f"deleted {answer.deleted_count} of {agent_name}")
+
+
 def _name(agent: AgentName, generation: int) -> SnapshotName:
     return checked(lambda: SnapshotName(agent.town, agent.agent, generation))
+
+
+def _show_plan(session: Session, name: SnapshotName) -> None:
+    """What a restore reads and writes."""
+    request = snapshots_pb2.GetSnapshotRequest(name=str(name))
+    snapshot = session.snapshots().GetSnapshot(request).snapshot
+    stored = sum(segment.size_bytes for segment in snapshot.segments)
+    if session.out.as_json:
+        session.out.json(
+            {
+                "name": snapshot.name,
+                "segments": len(snapshot.segments),
+                "readBytes": stored,
+                "writtenBytes": snapshot.size_bytes,
+            }
+        )
+        return
+    session.out.line(
+        f"would read {len(snapshot.segments)} segments ({size(stored)}) of {name} of "
+        f"{moment(snapshot.create_time)} and write {size(snapshot.size_bytes)}"
+    )
+
+
+def _utc(at: datetime | None) -> Timestamp | None:
+    if at is None:
+        return None
+    moment = Timestamp()
+    moment.FromDatetime(at.replace(tzinfo=UTC))
+    return moment

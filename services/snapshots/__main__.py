@@ -55,7 +55,7 @@ async def serve(settings: Settings) -> None:
         server.health.register("redis", catalog.check)
         server.health.register("blobs", blobs.check)
         snapshots_pb2_grpc.add_SnapshotServiceServicer_to_server(
-            SnapshotServicer(parts.intake, parts.shelf, parts.downloads),
+            SnapshotServicer(parts),
             server.grpc,
         )
         await parts.sweeper.start()

@@ -10,6 +10,7 @@ from services.chassis.clock import Clock
 from services.snapshots.commit import Committer
 from services.snapshots.compactor import Compactor
 from services.snapshots.downloads import Downloads
+from services.snapshots.fork import Forker
 from services.snapshots.generations import Snapshot
 from services.snapshots.intake import Intake
 from services.snapshots.pins import Pins
@@ -17,6 +18,7 @@ from services.snapshots.shelf import Shelf
 from services.snapshots.staging import Staging
 from services.snapshots.store import BlobStore, Catalog
 from services.snapshots.sweep import Sweeper
+from services.snapshots.verification import Verifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,8 @@ class Parts:
     downloads: Downloads
     sweeper: Sweeper
     compactor: Compactor
+    forker: Forker
+    verifier: Verifier
 
 
 def assemble(
@@ -62,12 +66,15 @@ def assemble(
     committer.committed = committed
     sweeper.found = compactor.note
     shelf.deleted = sweeper.note_deleted
+    downloads = Downloads(shelf, blobs, pins, folders.scratch)
     return Parts(
         intake=Intake(
             catalog, shelf, staging, committer, size_bytes_max=size_bytes_max
         ),
         shelf=shelf,
-        downloads=Downloads(shelf, blobs, pins, folders.scratch),
+        downloads=downloads,
         sweeper=sweeper,
         compactor=compactor,
+        forker=Forker(catalog, shelf, committer, pins, clock),
+        verifier=Verifier(downloads, folders.scratch),
     )

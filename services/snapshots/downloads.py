@@ -59,7 +59,7 @@ class Downloads:
         self._blobs = blobs
         self._pins = pins
         self._scratch = scratch
-        self._merging = asyncio.Semaphore(_MERGES_AT_ONCE)
+        self.merging = asyncio.Semaphore(_MERGES_AT_ONCE)
 
     @asynccontextmanager
     async def segments(self, snapshot: Snapshot) -> AsyncIterator[AsyncIterator[Part]]:
@@ -71,7 +71,7 @@ class Downloads:
                 "the file",
                 name=snapshot.name,
             )
-        async with self._proven(snapshot) as paths:
+        async with self.proven(snapshot) as paths:
             yield _framed(_joined(paths), 0)
 
     @asynccontextmanager
@@ -81,7 +81,7 @@ class Downloads:
         """The whole file, or a range of it."""
         end = wanted.end(snapshot)
         async with AsyncExitStack() as stack:
-            paths = await stack.enter_async_context(self._proven(snapshot))
+            paths = await stack.enter_async_context(self.proven(snapshot))
             if len(paths) == 1:
                 parts = unpacked(snapshot, snapshot.content.segments[0], paths[0])
             else:
@@ -91,7 +91,8 @@ class Downloads:
             yield _framed(cut(parts, wanted.offset, end), wanted.offset)
 
     @asynccontextmanager
-    async def _proven(self, snapshot: Snapshot) -> AsyncIterator[list[Path]]:
+    async def proven(self, snapshot: Snapshot) -> AsyncIterator[list[Path]]:
+        """The segments as files, each proven by its digest."""
         segments = snapshot.content.segments
         digests = [segment.blake3 for segment in segments]
         async with AsyncExitStack() as stack:
@@ -132,7 +133,7 @@ class Downloads:
     ) -> AsyncIterator[Path]:
         target = self._scratch()
         try:
-            async with self._merging:
+            async with self.merging:
                 await in_thread(merge, snapshot, paths, target)
             yield target
         finally:

@@ -10,10 +10,9 @@ import grpc
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName, SnapshotName
 from services.snapshots import wire
-from services.snapshots.downloads import Downloads, Range
+from services.snapshots.assembly import Parts
+from services.snapshots.downloads import Range
 from services.snapshots.generations import AgentState, Claim, Snapshot, absent
-from services.snapshots.intake import Intake
-from services.snapshots.shelf import Shelf
 from services.snapshots.staging import PausedUpload
 from townkeeper.snapshots.v1 import snapshots_pb2 as pb
 from townkeeper.snapshots.v1 import snapshots_pb2_grpc
@@ -25,10 +24,12 @@ _Content = pb.DownloadSnapshotRequest
 class SnapshotServicer(snapshots_pb2_grpc.SnapshotServiceServicer):
     """Generations of agents' sessions."""
 
-    def __init__(self, intake: Intake, shelf: Shelf, downloads: Downloads) -> None:
-        self._intake = intake
-        self._shelf = shelf
-        self._downloads = downloads
+    def __init__(self, parts: Parts) -> None:
+        self._intake = parts.intake
+        self._shelf = parts.shelf
+        self._downloads = parts.downloads
+        self._forker = parts.forker
+        self._verifier = parts.verifier
 
     async def AdvanceEpoch(
         self, request: pb.AdvanceEpochRequest, context: Context
@@ -66,7 +67,7 @@ class SnapshotServicer(snapshots_pb2_grpc.SnapshotServiceServicer):
         self, request: pb.DownloadSnapshotRequest, context: Context
     ) -> AsyncIterator[pb.DownloadSnapshotResponse]:
         wanted = _wanted(request)
-        _, snapshot = await self._find(request.name)
+        _, snapshot = await self._find(request.name, wire.read_time(request))
         opened = (
             self._downloads.segments(snapshot)
             if wanted is None
@@ -80,7 +81,7 @@ class SnapshotServicer(snapshots_pb2_grpc.SnapshotServiceServicer):
     async def GetSnapshot(
         self, request: pb.GetSnapshotRequest, context: Context
     ) -> pb.GetSnapshotResponse:
-        state, snapshot = await self._find(request.name)
+        state, snapshot = await self._find(request.name, wire.read_time(request))
         return pb.GetSnapshotResponse(
             snapshot=wire.snapshot(snapshot), epoch=state.epoch
         )
@@ -118,18 +119,34 @@ class SnapshotServicer(snapshots_pb2_grpc.SnapshotServiceServicer):
     async def ForkSnapshot(
         self, request: pb.ForkSnapshotRequest, context: Context
     ) -> pb.ForkSnapshotResponse:
-        raise _not_served("fork a generation")
+        source = SnapshotName.parse(request.name)
+        forked = await self._forker.fork(
+            AgentName(source.town, source.agent),
+            source.generation,
+            AgentName.parse(request.target),
+            wire.upload_id(request.request_id, "request_id"),
+        )
+        return pb.ForkSnapshotResponse(snapshot=wire.snapshot(forked))
 
     async def VerifySnapshot(
         self, request: pb.VerifySnapshotRequest, context: Context
     ) -> pb.VerifySnapshotResponse:
-        raise _not_served("verify a generation by itself")
+        _, snapshot = await self._find(request.name)
+        return pb.VerifySnapshotResponse(
+            read_bytes=await self._verifier.verify(snapshot)
+        )
 
-    async def _find(self, name: str) -> tuple[AgentState, Snapshot]:
+    async def _find(
+        self, name: str, moment_us: int | None = None
+    ) -> tuple[AgentState, Snapshot]:
         """The generation that a name means, and who owns the agent."""
         parsed = SnapshotName.parse(name, latest=True)
         agent = AgentName(parsed.town, parsed.agent)
         state = await self._shelf.state(agent)
+        if moment_us is not None:
+            if not parsed.latest:
+                raise wire.invalid("read_time", "give it with .../snapshots/latest")
+            return state, await self._shelf.at(agent, moment_us)
         if not parsed.latest:
             return state, await self._shelf.snapshot(agent, parsed.generation)
         if state.head is None:

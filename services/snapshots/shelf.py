@@ -68,6 +68,13 @@ class Shelf:
             raise absent(agent, generation)
         return await self._older(agent, generation)
 
+    async def at(self, agent: AgentName, moment_us: int) -> Snapshot:
+        """The newest that was there at that time. Raises SNAPSHOT_NOT_FOUND."""
+        for entry in await self._catalog.entries(agent):
+            if entry.create_time_us <= moment_us:
+                return await self.snapshot(agent, entry.generation)
+        raise absent(agent, None)
+
     async def page(self, agent: AgentName, below: int | None, size: int) -> Page:
         size = min(size or PAGE_SIZE, PAGE_SIZE_MAX)
         entries = await self._catalog.entries(agent, below=below, count=size + 1)

@@ -103,12 +103,19 @@ def generation_match(
     return request.if_generation_match
 
 
-def upload_id(text: str) -> str:
+def upload_id(text: str, field: str = "upload_id") -> str:
     if not text:
-        raise required("upload_id")
+        raise required(field)
     if not _UUID.fullmatch(text):
-        raise invalid("upload_id", "give a UUID4 in small letters")
+        raise invalid(field, "give a UUID4 in small letters")
     return text
+
+
+def read_time(
+    request: pb.GetSnapshotRequest | pb.DownloadSnapshotRequest,
+) -> int | None:
+    """In microseconds, as generations are timed; None if none is given."""
+    return request.read_time.ToMicroseconds() if request.HasField("read_time") else None
 
 
 async def frames(

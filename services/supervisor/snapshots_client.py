@@ -155,8 +155,8 @@ class SnapshotsClient:
         """The segments of a generation as stored, base first, one after the other.
 
         Raises STORE_UNAVAILABLE with the metadata `compacted` if it reads as others by
-        now. Nothing is proven here: every byte of a segment is bound by the digests in it,
-        and by the one in the record.
+        now. Nothing is proven here: every byte of a segment is bound by the digests in
+        it, and by the one in the record.
         """
         request = pb.DownloadSnapshotRequest(
             name=f"{name}/snapshots/{generation.number}",

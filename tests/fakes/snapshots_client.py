@@ -27,6 +27,8 @@ class FakeSnapshots:
     before: Callable[[Segmented], None] = lambda segmented: None
     after: Callable[[Segmented], None] = lambda segmented: None
     gate: asyncio.Event | None = None
+    # The next download finds another chain than the caller heard of.
+    compacted: bool = False
     uploads: list[Segmented] = field(default_factory=list)
 
     @property
@@ -73,6 +75,11 @@ class FakeSnapshots:
     async def download(
         self, name: AgentName, generation: Generation
     ) -> AsyncIterator[bytes]:
+        if self.compacted:
+            self.compacted = False
+            raise ServiceError(
+                Reason.STORE_UNAVAILABLE, "cannot read it", compacted=generation.number
+            )
         for segment in generation.segments:
             yield self.segments[segment.blake3]
 

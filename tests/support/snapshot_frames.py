@@ -127,9 +127,11 @@ class Client:
                     found.trailer = frame.trailer
         return found
 
-    async def get(self, generation: int | str = "latest") -> pb.GetSnapshotResponse:
+    async def get(
+        self, generation: int | str = "latest", **wanted: Any
+    ) -> pb.GetSnapshotResponse:
         name = f"{self.name}/snapshots/{generation}"
-        return await self.stub.GetSnapshot(pb.GetSnapshotRequest(name=name))
+        return await self.stub.GetSnapshot(pb.GetSnapshotRequest(name=name, **wanted))
 
     async def list(self, **wanted: Any) -> pb.ListSnapshotsResponse:
         request = pb.ListSnapshotsRequest(parent=self.name, **wanted)

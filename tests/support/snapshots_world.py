@@ -91,7 +91,7 @@ async def serving(
         clock or SystemClock(),
         size_bytes_max=size_bytes_max,
     )
-    servicer = SnapshotServicer(parts.intake, parts.shelf, parts.downloads)
+    servicer = SnapshotServicer(parts)
 
     def add(server: grpc.aio.Server) -> None:
         snapshots_pb2_grpc.add_SnapshotServiceServicer_to_server(servicer, server)

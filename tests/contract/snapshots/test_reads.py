@@ -236,11 +236,6 @@ class TestSweep:
     ("method", "request_message"),
     [
         ("UndeleteSnapshot", pb.UndeleteSnapshotRequest(name=f"{NAME}/snapshots/1")),
-        (
-            "ForkSnapshot",
-            pb.ForkSnapshotRequest(name=f"{NAME}/snapshots/1", target=f"{NAME}-2"),
-        ),
-        ("VerifySnapshot", pb.VerifySnapshotRequest(name=f"{NAME}/snapshots/1")),
     ],
 )
 async def test_not_served_yet(

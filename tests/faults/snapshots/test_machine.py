@@ -15,7 +15,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from services.chassis.names import AgentName
 from services.snapshots import collection, examination, generations, intake, records
 from services.snapshots.commit import Committer
-from services.snapshots.generations import AgentState, Claim, Content, Snapshot
+from services.snapshots.generations import Addition, AgentState, Claim, Snapshot
 from services.snapshots.reindex import stored_records
 from services.snapshots.upload import Header
 from tests.fakes import snapshot_catalog
@@ -119,19 +119,19 @@ def record_before_script() -> Patches:
     real = Committer._enter
 
     async def enter(
-        self: Committer, header: Header, state: AgentState, content: Content
+        self: Committer, header: Header, state: AgentState, added: Addition, path: Path
     ) -> Snapshot:
         early = Snapshot(
             agent=header.agent,
             generation=state.last + 1,
-            content=content,
+            content=generations.content_with(header.agent, state.head, added),
             origin=header.origin,
             epoch=header.claim.epoch or 0,
             instance=header.claim.instance,
             create_time=self._clock.now(),
         )
         await self.record(early)
-        return await real(self, header, state, content)
+        return await real(self, header, state, added, path)
 
     yield patch.object(Committer, "_enter", enter)
 

@@ -4,6 +4,7 @@ import json
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from blake3 import blake3
@@ -190,3 +191,92 @@ def test_restore_tells_both_numbers(townkeeper: CommandLine) -> None:
     asked = townkeeper.services.asked(supervisor_pb2.RestoreAgentRequest)
     assert "towns/town-1/agents/mayor/snapshots/3" == asked.name
     assert "restored 3 as generation 9; what was there is kept as 8\n" == townkeeper.out
+
+
+def test_a_restore_can_be_planned(townkeeper: CommandLine) -> None:
+    """What would be read and written is said, and nothing is done."""
+    townkeeper.services.answers["GetSnapshot"] = snapshots_pb2.GetSnapshotResponse(
+        snapshot=snapshot(3)
+    )
+
+    assert 0 == townkeeper("snapshots", "restore", "mayor", "3", "--dry-run", "--json")
+
+    plan = json.loads(townkeeper.out)
+    assert (1, 10, 3 * 4096) == (
+        plan["segments"],
+        plan["readBytes"],
+        plan["writtenBytes"],
+    )
+    assert 1 == len(townkeeper.services.requests)
+
+
+@pytest.mark.parametrize(
+    ("command", "request_type"),
+    [
+        ("show", snapshots_pb2.GetSnapshotRequest),
+        ("export", snapshots_pb2.DownloadSnapshotRequest),
+    ],
+)
+def test_by_time(
+    townkeeper: CommandLine, command: str, request_type: type[Any]
+) -> None:
+    """A time without a zone is UTC, as all times that are shown."""
+    townkeeper.services.answers["GetSnapshot"] = snapshots_pb2.GetSnapshotResponse(
+        snapshot=snapshot(3)
+    )
+    townkeeper.services.answers["DownloadSnapshot"] = WHOLE
+    file = ["out.db"] if command == "export" else []
+
+    at = "--at=2026-01-31T12:00:00"
+    assert 0 == townkeeper("snapshots", command, "mayor", *file, at)
+
+    asked = townkeeper.services.asked(request_type)
+    assert "2026-01-31T12:00:00Z" == asked.read_time.ToJsonString()
+    assert asked.name.endswith("/snapshots/latest")
+
+
+def test_verify_says_that_it_is_sound(townkeeper: CommandLine) -> None:
+    """What was read is told; damage ends with a failure."""
+    answers = townkeeper.services.answers
+    answers["VerifySnapshot"] = snapshots_pb2.VerifySnapshotResponse(read_bytes=2048)
+
+    assert 0 == townkeeper("snapshots", "verify", "mayor", "3")
+    assert "is sound" in townkeeper.out
+
+    answers["VerifySnapshot"] = ServiceError(Reason.SNAPSHOT_CORRUPT, "cannot read it")
+    assert 1 == townkeeper("snapshots", "verify", "mayor", "3")
+
+
+def test_fork_names_the_newest_by_its_number(townkeeper: CommandLine) -> None:
+    """The generation that was newest when the command began is the one that is
+    forked."""
+    answers = townkeeper.services.answers
+    answers["GetSnapshot"] = snapshots_pb2.GetSnapshotResponse(snapshot=snapshot(3))
+    answers["ForkSnapshot"] = snapshots_pb2.ForkSnapshotResponse(snapshot=snapshot(1))
+
+    assert 0 == townkeeper("snapshots", "fork", "mayor", "copy")
+
+    asked = townkeeper.services.asked(snapshots_pb2.ForkSnapshotRequest)
+    assert asked.name.endswith("agents/mayor/snapshots/3")
+    assert asked.target.endswith("agents/copy")
+    assert asked.request_id
+
+
+@pytest.mark.parametrize(
+    ("generation", "name"),
+    [pytest.param("3", "3", id="one"), pytest.param("0", "-", id="all")],
+)
+def test_delete(townkeeper: CommandLine, generation: str, name: str) -> None:
+    """One or all; the epoch of a live owner is passed on."""
+    townkeeper.services.answers["DeleteSnapshot"] = (
+        snapshots_pb2.DeleteSnapshotResponse(deleted_count=2)
+    )
+
+    assert 0 == townkeeper("snapshots", "delete", "mayor", generation, "--epoch=4")
+
+    asked = townkeeper.services.asked(snapshots_pb2.DeleteSnapshotRequest)
+    assert (f"towns/town-1/agents/mayor/snapshots/{name}", 4) == (
+        asked.name,
+        asked.epoch,
+    )
+    assert "deleted 2" in townkeeper.out

@@ -108,7 +108,8 @@ async def test_a_hydration_that_fails_lets_go_of_the_database(world: World) -> N
 async def test_a_crash_that_took_the_database_along_is_hydrated(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file is gone with the process: the session comes from the store."""
+    """The file is gone with the process: the session comes from the store, also when
+    its chain is compacted between the look and the download."""
     monkeypatch.setattr("services.supervisor.agent.backoff_s", lambda failures: 0.0)
     agent = await world.boot()
     await agent.start()
@@ -118,10 +119,12 @@ async def test_a_crash_that_took_the_database_along_is_hydrated(
 
     for part in first.database.parent.glob(f"{first.database.name}*"):
         part.unlink()
+    world.snapshots.compacted = True
     first.die(signal=9)
     await until(lambda: 2 == len(world.runtime.handles))
     await until(lambda: agent.run is not None and agent.run.state is State.RUNNING)
 
+    assert not world.snapshots.compacted
     assert ["kept"] == world.runtime.handle.said()
     assert first.session_id == world.runtime.handle.session_id
     await agent.stop(1.0)
