@@ -203,7 +203,7 @@ class Hydrator:
     ) -> None:
         """Takes the database on disk over, and saves what it holds beyond the head."""
         kept = lineage or Lineage(0, 0)
-        known = await asyncio.to_thread(PageMap.load, saver.page_map_path)
+        known = await asyncio.to_thread(PageMap.load, self.places(saver.name).page_map)
         saver.begin(kept, known, head)
         await saver.open()
         try:

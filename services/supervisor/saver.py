@@ -104,10 +104,6 @@ class Saver:
             return 0.0
         return max(0.0, self._clock.monotonic() - self._dirty_since_s)
 
-    @property
-    def page_map_path(self) -> Path:
-        return self._places.page_map
-
     def begin(
         self, lineage: Lineage, page_map: PageMap | None, head: Generation | None
     ) -> None:
@@ -148,7 +144,7 @@ class Saver:
             await self._take_up()
         # Kept up to date by each save from here on, for whoever comes after a SIGKILL.
         with contextlib.suppress(OSError):
-            await asyncio.to_thread(self._map.save, self.page_map_path)
+            await asyncio.to_thread(self._map.save, self._places.page_map)
         self._segmenter = Segmenter(self.database, self._places)
 
     async def _take_up(self) -> None:
@@ -157,7 +153,7 @@ class Saver:
             return
         self.lineage, self.session_id = lineage, lineage.session_id
         self._parent = lineage.generation
-        known = await asyncio.to_thread(PageMap.load, self.page_map_path)
+        known = await asyncio.to_thread(PageMap.load, self._places.page_map)
         self._map = known or PageMap()
 
     async def close(self) -> None:

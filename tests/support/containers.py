@@ -48,7 +48,7 @@ class World:
                 await agent._live.end()
             if agent._saver is not None:
                 await agent._saver.close()
-                agent._saver.page_map_path.unlink(missing_ok=True)
+                agent._saver._places.page_map.unlink(missing_ok=True)
         self.agents.clear()
 
     def surroundings(self, *, fresh_disk: bool = False) -> Surroundings:
