@@ -45,6 +45,8 @@ def test_ctrl_c_cleans_up(tmp_path: Path) -> None:
         env=environ,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        # A job that a shell runs in the background is started deaf to Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as demo:
         found = identify(demo.pid)
         assert found is not None
