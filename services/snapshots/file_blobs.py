@@ -8,24 +8,20 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import shutil
 import threading
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Final, Self
 
-from services.chassis.errors import Reason, ServiceError
 from services.segments.disk import sync_folder
 from services.snapshots.disk_work import disk_errors, in_thread, make_folder
 from services.snapshots.store import BlobMissing
+from services.snapshots.store_mark import MARK, foreign, new_mark, store_id, strangers
 
-LAYOUT: Final = 1
-MARK: Final = "townkeeper-store.json"
 _LOCK: Final = "lock"
 _STAGING: Final = "staging"
 _SCRATCH: Final = "scratch"
@@ -54,7 +50,7 @@ class FileBlobs:
             make_folder(root)
             lock = _locked(root)
             try:
-                store_id = _marked(root, environment)
+                marked = _marked(root, environment)
                 # Scratch files are nobody's once their process is gone.
                 shutil.rmtree(root / _SCRATCH, ignore_errors=True)
                 for folder in (_STAGING, _SCRATCH):
@@ -62,7 +58,7 @@ class FileBlobs:
             except BaseException:
                 os.close(lock)
                 raise
-        return cls(root, store_id, lock)
+        return cls(root, marked, lock)
 
     def close(self) -> None:
         """Lets another process take the folder."""
@@ -194,7 +190,7 @@ def _locked(root: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise _foreign(
+        raise foreign(
             root, "another process uses it; end that one, or give this one a folder"
         ) from None
     return descriptor
@@ -202,54 +198,23 @@ def _locked(root: Path) -> int:
 
 def _marked(root: Path, environment: str) -> str:
     """The id of the store, which is made for an empty folder."""
-    path = root / MARK
     try:
-        mark = json.loads(path.read_text("utf-8"))
-        found, layout = str(mark["environment"]), int(mark["layout"])
-        store_id = str(mark["id"])
+        text = (root / MARK).read_bytes()
     except FileNotFoundError:
-        return _make_mark(root, environment)
-    except (ValueError, KeyError, TypeError):
-        raise _foreign(root, f"its {MARK} cannot be read; restore it") from None
-    if layout > LAYOUT:
-        raise _foreign(
-            root,
-            f"its layout is version {layout} and this program knows version {LAYOUT}; "
-            "upgrade Townkeeper",
-            layout=layout,
-        )
-    if found != environment:
-        raise _foreign(
-            root,
-            f"it belongs to environment {found!r}, not {environment!r}; set "
-            "TOWNKEEPER_BLOB_URL or TOWNKEEPER_ENVIRONMENT right",
-            environment=found,
-        )
-    return store_id
+        text = _make_mark(root, environment)
+    return store_id(root, text, environment)
 
 
-def _make_mark(root: Path, environment: str) -> str:
+def _make_mark(root: Path, environment: str) -> bytes:
     """Marks an empty folder; one that holds other things is not for us."""
-    strangers = sorted(set(os.listdir(root)) - {_LOCK, _STAGING, _SCRATCH})
-    if strangers and not strangers[0].startswith(f"{MARK}."):
-        raise _foreign(
-            root, f"it holds {strangers[0]!r} and no {MARK}; give an empty folder"
-        )
-    store_id = str(uuid.uuid4())
-    mark = {"environment": environment, "layout": LAYOUT, "id": store_id}
+    others = sorted(set(os.listdir(root)) - {_LOCK, _STAGING, _SCRATCH})
+    if others and not others[0].startswith(f"{MARK}."):
+        raise strangers(root, others[0], "folder")
+    mark = new_mark(environment)
     beside = root / f"{MARK}.new"
     with suppress(FileNotFoundError):
         beside.unlink()
-    _write_synced(beside, json.dumps(mark).encode())
+    _write_synced(beside, mark)
     os.replace(beside, root / MARK)
     sync_folder(root)
-    return store_id
-
-
-def _foreign(root: Path, why: str, **metadata: object) -> ServiceError:
-    return ServiceError(
-        Reason.STORE_FOREIGN,
-        f"cannot use the blob store {root}: {why}",
-        path=root,
-        **metadata,
-    )
+    return mark
