@@ -8,6 +8,7 @@ import pytest
 from hypothesis import settings
 
 from tests.support.redis_server import ValkeyProcess
+from tests.support.s3_server import S3Process
 
 # A busy machine must not fail a property; pytest's own time-out still holds.
 settings.register_profile("townkeeper", deadline=None)
@@ -26,3 +27,11 @@ def valkey(valkey_process: ValkeyProcess) -> ValkeyProcess:
     """That Valkey, empty. A test that hurts it starts one of its own instead."""
     valkey_process.flush()
     return valkey_process
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Process]:
+    """One S3 for the whole run: each test takes a prefix of its own. A test that hurts
+    it starts one of its own instead."""
+    with S3Process(tmp_path_factory.mktemp("s3")) as process:
+        yield process

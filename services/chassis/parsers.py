@@ -23,6 +23,7 @@ _FALSE: Final = frozenset({"0", "false", "no", "off"})
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 # S3's own rule for bucket names, as far as it is a rule about characters.
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_PREFIX_PART: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _HOST: Final = re.compile(
     r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]"
 )
@@ -233,7 +234,12 @@ def blob_url(given: str) -> BlobUrl:
     if parts.scheme == "s3":
         if not _BUCKET.fullmatch(parts.netloc):
             raise ValueError("names no valid bucket after s3://")
-        return BlobUrl(given, bucket=parts.netloc, prefix=parts.path.strip("/"))
+        prefix = unquote(parts.path).strip("/")
+        if any(
+            not _PREFIX_PART.fullmatch(part) for part in prefix.split("/") if prefix
+        ):
+            raise ValueError("has a prefix that is not letters, digits, and ._- in it")
+        return BlobUrl(given, bucket=parts.netloc, prefix=prefix)
     raise ValueError("does not start with file:/// or s3://")
 
 
