@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 _META: Final = "townkeeper.variable"
 _GROUP: Final = "townkeeper.group"
+_WHEN: Final = "townkeeper.when"
 # Left by whoever copied an example; the last two are Kubernetes' and the shell's
 # own spelling of a variable that was never filled in.
 _PLACEHOLDER: Final = re.compile(
@@ -59,9 +60,12 @@ def var(
     return field(default=default, kw_only=True, metadata={_META: variable})
 
 
-def group(cls: type[T]) -> Any:
-    """A field holding settings that several services share."""
-    return field(kw_only=True, metadata={_GROUP: cls})
+def group(
+    cls: type[T], *, when: Callable[[Mapping[str, str]], bool] | None = None
+) -> Any:
+    """A field holding settings that several services share; with `when`, None unless
+    it says of the environment that they count."""
+    return field(kw_only=True, metadata={_GROUP: cls, _WHEN: when})
 
 
 def load(cls: type[T], environ: Mapping[str, str]) -> T:
@@ -82,7 +86,12 @@ def _build(cls: type[T], environ: Mapping[str, str], complaints: list[str]) -> T
     before = len(complaints)
     for item in dataclasses.fields(cls):  # type: ignore[arg-type]
         if _GROUP in item.metadata:
-            values[item.name] = _build(item.metadata[_GROUP], environ, complaints)
+            when = item.metadata[_WHEN]
+            counts = when is None or when(environ)
+            group_class = item.metadata[_GROUP]
+            values[item.name] = (
+                _build(group_class, environ, complaints) if counts else None
+            )
         elif _META in item.metadata:
             try:
                 values[item.name] = _read(item.metadata[_META], environ)

@@ -15,12 +15,12 @@ from services.chassis.redis_pool import Durability, connect
 from services.chassis.server import BindError, Server, run_until_signal
 from services.chassis.settings import SettingsError, load
 from services.chassis.telemetry import configure_logging
-from services.snapshots.assembly import Folders, assemble
-from services.snapshots.file_blobs import FileBlobs
+from services.snapshots.assembly import assemble
 from services.snapshots.policy import POLICY
 from services.snapshots.redis_catalog import RedisCatalog
 from services.snapshots.servicer import SnapshotServicer
 from services.snapshots.settings import Settings
+from services.snapshots.stores import open_stores
 from townkeeper.snapshots.v1 import snapshots_pb2, snapshots_pb2_grpc
 
 SERVICE: Final = snapshots_pb2.DESCRIPTOR.services_by_name["SnapshotService"]
@@ -36,24 +36,25 @@ async def serve(settings: Settings) -> None:
             [SERVICE.full_name],
             tls=settings.tls,
         )
-        assert settings.blobs.root is not None, "problems() refuses others"
-        blobs = FileBlobs.open(settings.blobs.root, settings.environment)
-        stack.callback(blobs.close)
+        clock = SystemClock()
         redis = await connect(settings.redis.url)
         stack.push_async_callback(redis.aclose)
         durability = Durability(redis, vouched=settings.redis.vouched)
         catalog = RedisCatalog(redis, durability, replicas=settings.redis.replicas)
-        await catalog.pair(blobs.store_id)
+        stores = await open_stores(settings, redis, durability, clock, stack)
+        await catalog.pair(stores.blobs.store_id)
         parts = assemble(
-            blobs,
+            stores.blobs,
             catalog,
-            Folders(blobs.staging, blobs.scratch_path),
-            SystemClock(),
+            stores.staging,
+            stores.upkeep,
+            stores.scratch,
+            clock,
             size_bytes_max=settings.snapshot_bytes_max,
         )
         stack.push_async_callback(parts.intake.close)
         server.health.register("redis", catalog.check)
-        server.health.register("blobs", blobs.check)
+        server.health.register("blobs", stores.blobs.check)
         snapshots_pb2_grpc.add_SnapshotServiceServicer_to_server(
             SnapshotServicer(parts),
             server.grpc,

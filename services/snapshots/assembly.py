@@ -18,15 +18,8 @@ from services.snapshots.shelf import Shelf
 from services.snapshots.staging import Staging
 from services.snapshots.store import BlobStore, Catalog
 from services.snapshots.sweep import Sweeper
+from services.snapshots.upkeep import Upkeep
 from services.snapshots.verification import Verifier
-
-
-@dataclass(frozen=True, slots=True)
-class Folders:
-    """Where uploads wait and where scratch files may be made: one file system."""
-
-    staging: Path
-    scratch: Callable[[], Path]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +38,21 @@ class Parts:
 def assemble(
     blobs: BlobStore,
     catalog: Catalog,
-    folders: Folders,
+    staging: Staging,
+    upkeep: Upkeep,
+    scratch: Callable[[], Path],
     clock: Clock,
     *,
     size_bytes_max: int,
 ) -> Parts:
-    pins = Pins()
+    """`scratch` names files beside those of `staging`: on one file system."""
+    pins = Pins(upkeep)
     shelf = Shelf(catalog, blobs)
-    staging = Staging(folders.staging, clock)
     committer = Committer(
-        blobs, catalog, folders.scratch, pins, clock, size_bytes_max=size_bytes_max
+        blobs, catalog, scratch, pins, clock, size_bytes_max=size_bytes_max
     )
-    sweeper = Sweeper(catalog, blobs, staging, committer, pins, clock)
-    compactor = Compactor(catalog, blobs, pins, folders.scratch)
+    sweeper = Sweeper(catalog, blobs, staging, committer, pins, upkeep, clock)
+    compactor = Compactor(catalog, blobs, pins, scratch)
 
     def committed(snapshot: Snapshot) -> None:
         sweeper.note_written(snapshot)
@@ -66,7 +61,7 @@ def assemble(
     committer.committed = committed
     sweeper.found = compactor.note
     shelf.deleted = sweeper.note_deleted
-    downloads = Downloads(shelf, blobs, pins, folders.scratch)
+    downloads = Downloads(shelf, blobs, pins, scratch)
     return Parts(
         intake=Intake(
             catalog, shelf, staging, committer, size_bytes_max=size_bytes_max
@@ -76,5 +71,5 @@ def assemble(
         sweeper=sweeper,
         compactor=compactor,
         forker=Forker(catalog, shelf, committer, pins, clock),
-        verifier=Verifier(downloads, folders.scratch),
+        verifier=Verifier(downloads, scratch),
     )

@@ -1,8 +1,9 @@
 """Removes segments that no record of their town names any more.
 
 Order: watch what gets used from now on → read every record → list the segments →
-remove those that neither a record names nor anybody used. A record that cannot be
-read ends the round: what it names would look like nobody's.
+remove those that neither a record names nor anybody used, when the upkeep says that
+they are due. A record that cannot be read ends the round: what it names would look
+like nobody's.
 """
 
 from __future__ import annotations
@@ -12,19 +13,30 @@ from services.snapshots import records
 from services.snapshots.pins import Pins
 from services.snapshots.reindex import stored_records
 from services.snapshots.store import BlobStore, Catalog
+from services.snapshots.upkeep import Upkeep
 
 
-async def collect(town: str, catalog: Catalog, blobs: BlobStore, pins: Pins) -> int:
-    """One round over a town; how many segments are gone."""
+async def collect(
+    town: str,
+    catalog: Catalog,
+    blobs: BlobStore,
+    pins: Pins,
+    upkeep: Upkeep,
+    turn: str,
+) -> int:
+    """One round over a town, in this replica's turn; how many segments are gone."""
     removed = 0
     with pins.watching() as used:
         named = await _named(town, catalog, blobs)
-        for digest in await _stored(town, blobs):
-            if digest in named or (town, digest) in used:
+        stored = await _stored(town, blobs)
+        kept = named | {digest for where, digest in used if where == town}
+        for digest in await upkeep.due(town, kept, set(stored) - kept):
+            if (town, digest) in used:
                 continue
             with pins.removing((town, digest)) as free:
-                if free:
+                if free and await upkeep.condemn(town, turn, digest):
                     await blobs.delete(records.segment_key(town, digest))
+                    await upkeep.removed(town, digest)
                     removed += 1
     return removed
 

@@ -15,7 +15,7 @@ from typing import Final
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName
 from services.snapshots.commit import Committer
-from services.snapshots.disk_work import in_thread, to_the_end
+from services.snapshots.disk_work import to_the_end
 from services.snapshots.generations import (
     AgentState,
     Snapshot,
@@ -73,11 +73,11 @@ class Intake:
         check_match(header.agent, state.head_generation, header.if_generation_match)
         async with self._staging.opened(header) as staged:
             snapshot = await self._receive(header, state, staged, frames)
-        return snapshot or self.paused(header.agent, header.upload_id)
+        return snapshot or await self.paused(header.agent, header.upload_id)
 
-    def paused(self, agent: AgentName, upload_id: str) -> PausedUpload:
+    async def paused(self, agent: AgentName, upload_id: str) -> PausedUpload:
         """How far an upload got. Raises UPLOAD_NOT_FOUND."""
-        found = self._staging.find(agent, upload_id)
+        found = await self._staging.find(agent, upload_id)
         if found is None:
             raise ServiceError(
                 Reason.UPLOAD_NOT_FOUND,
@@ -126,7 +126,7 @@ class Intake:
             while (frame := await _next(frames)) is not None:
                 match frame:
                     case Chunk():
-                        await in_thread(staged.take, upload, frame)
+                        await staged.take(upload, frame)
                     case Trailer():
                         upload.finish(frame, staged.digest.digest())
                         commit = partial(

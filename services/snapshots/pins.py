@@ -1,7 +1,8 @@
 """Segments that somebody is using right now, so that no collection takes them.
 
-Holds for one process, as a file store has one. A collection first watches, then reads
-which segments records name, then removes others: what was used meanwhile it spares.
+Counts within this process; what other replicas do is for the upkeep to know. A
+collection first watches, then reads which segments records name, then removes others:
+what was used meanwhile it spares.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TypeAlias
 
+from services.snapshots.upkeep import OneProcess, Upkeep
+
 # Its town and its digest: what names a segment.
 SegmentId: TypeAlias = tuple[str, bytes]
 
@@ -19,7 +22,8 @@ SegmentId: TypeAlias = tuple[str, bytes]
 class Pins:
     """Counts the users of each segment."""
 
-    def __init__(self) -> None:
+    def __init__(self, upkeep: Upkeep | None = None) -> None:
+        self._upkeep = upkeep or OneProcess()
         self._users: Counter[SegmentId] = Counter()
         self._watches: list[set[SegmentId]] = []
         self._removing: dict[SegmentId, asyncio.Event] = {}
@@ -36,6 +40,7 @@ class Pins:
         try:
             for segment in wanted & self._removing.keys():
                 await self._removing[segment].wait()
+            await self._upkeep.spare(town, digests)
             yield
         finally:
             self._users.subtract(wanted)

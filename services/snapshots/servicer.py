@@ -53,7 +53,7 @@ class SnapshotServicer(snapshots_pb2_grpc.SnapshotServiceServicer):
         self, request: pb.GetUploadRequest, context: Context
     ) -> pb.GetUploadResponse:
         agent = AgentName.parse(request.parent)
-        upload = self._intake.paused(agent, wire.upload_id(request.upload_id))
+        upload = await self._intake.paused(agent, wire.upload_id(request.upload_id))
         return pb.GetUploadResponse(upload=wire.upload(upload))
 
     async def AbortUpload(

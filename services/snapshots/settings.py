@@ -10,6 +10,7 @@ from services.chassis.redis_pool import RedisSettings
 from services.chassis.settings import group, var
 from services.chassis.tls import TlsSettings
 from services.chassis.trust import TrustSettings
+from services.snapshots.s3_settings import S3Settings, on_s3
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +41,7 @@ class Settings:
         help="the largest upload and the largest database, in bytes",
         example="68719476736",
     )
+    s3: S3Settings | None = group(S3Settings, when=on_s3)
     redis: RedisSettings = group(RedisSettings)
     trust: TrustSettings = group(TrustSettings)
     tls: TlsSettings = group(TlsSettings)
-
-    def problems(self) -> list[str]:
-        if self.blobs.root is not None:
-            return []
-        return [
-            "TOWNKEEPER_BLOB_URL names an s3:// store, which is served later: give"
-            " file:/// and an absolute folder"
-        ]

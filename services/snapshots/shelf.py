@@ -55,6 +55,10 @@ class Shelf:
         stored = await stored_generations(self._blobs, agent)
         if not stored or stored[-1] <= state.last:
             return state
+        # A commit of this owner that was under way is known before it is stored.
+        state, _ = await self._catalog.look(agent)
+        if stored[-1] <= state.last:
+            return state
         await reindex(self._catalog, self._blobs, agent)
         return await self._catalog.advance(agent, claim)
 

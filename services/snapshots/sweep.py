@@ -1,13 +1,14 @@
 """Puts right what crashes left, and forgets what need not be kept.
 
-At start: records that the catalog has and the blob store lacks, and the other way
-round. Then for ever: late uploads, old records, thinned generations, unused segments.
+At start and each hour: records that the catalog has and the blob store lacks, and the
+other way round. Then for ever: late uploads, old records, thinned generations, unused
+segments. A town is one replica's while it is cleaned; the others leave it for later.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -25,6 +26,7 @@ from services.snapshots.reindex import reindex, stored_generations
 from services.snapshots.retention import to_drop
 from services.snapshots.staging import Staging
 from services.snapshots.store import RECORDS_KEPT, BlobStore, Catalog
+from services.snapshots.upkeep import Upkeep
 
 SWEEP_EVERY_S: Final = 60.0
 # Agents that rest are thinned too, as their generations age; and a round of
@@ -46,6 +48,7 @@ class Sweeper:
         staging: Staging,
         committer: Committer,
         pins: Pins,
+        upkeep: Upkeep,
         clock: Clock,
     ) -> None:
         self._catalog = catalog
@@ -53,9 +56,11 @@ class Sweeper:
         self._staging = staging
         self._committer = committer
         self._pins = pins
+        self._upkeep = upkeep
         self._clock = clock
         self._written: set[AgentName] = set()
         self._untidy: set[str] = set()
+        self._unrepaired: set[str] = set()
         self._wake = asyncio.Event()
         # Told of each agent's newest record that a round comes by.
         self.found: Callable[[Snapshot], None] = lambda snapshot: None
@@ -71,8 +76,11 @@ class Sweeper:
 
     async def start(self) -> None:
         """Repairs every agent; a store that cannot be read stops the start."""
-        for agent in await self._agents(await self._towns()):
-            await self._repair(agent)
+        self._unrepaired = set(await self._towns())
+        for town in sorted(self._unrepaired):
+            async with self._upkeep.turn(town) as turn:
+                if turn:
+                    await self._repair_town(town)
 
     async def run(self) -> None:
         """Sweeps until it is cancelled; trouble waits for the next round."""
@@ -98,22 +106,41 @@ class Sweeper:
         """One round over what changed, or over everything."""
         if expired := await self._staging.expire():
             _log.info(Event.UPLOADS_EXPIRED, uploads=expired)
-        agents, self._written = self._written, set()
-        towns, self._untidy = self._untidy, set()
         if full:
             towns = set(await self._towns())
-            agents |= set(await self._agents(towns))
-        try:
-            while agents:
-                await self._thin(agent := next(iter(agents)))
-                agents.discard(agent)
-            while towns:
-                await self._collect(town := next(iter(towns)))
-                towns.discard(town)
-        finally:
-            # What was not reached is the next round's.
-            self._written |= agents
+            self._unrepaired |= towns
             self._untidy |= towns
+            for town in towns:
+                self._written |= set(await self._agents(town))
+        dirty = {agent.town for agent in self._written}
+        for town in sorted(dirty | self._untidy | self._unrepaired):
+            async with self._upkeep.turn(town) as turn:
+                if turn:
+                    await self._clean(town, turn)
+
+    async def _clean(self, town: str, turn: str) -> None:
+        """What is written to meanwhile, or not reached, is the next round's."""
+        if town in self._unrepaired:
+            await self._repair_town(town)
+        for agent in {agent for agent in self._written if agent.town == town}:
+            self._written.discard(agent)
+            try:
+                await self._thin(agent)
+            except BaseException:
+                self._written.add(agent)
+                raise
+        if town in self._untidy:
+            self._untidy.discard(town)
+            try:
+                await self._collect(town, turn)
+            except BaseException:
+                self._untidy.add(town)
+                raise
+
+    async def _repair_town(self, town: str) -> None:
+        for agent in await self._agents(town):
+            await self._repair(agent)
+        self._unrepaired.discard(town)
 
     async def _thin(self, agent: AgentName) -> None:
         """Applies retention, then moves old records out of the catalog."""
@@ -136,14 +163,18 @@ class Sweeper:
                 await self._committer.record(snapshot)
             await self._catalog.trim(agent, old)
 
-    async def _collect(self, town: str) -> None:
-        removed = await collect(town, self._catalog, self._blobs, self._pins)
+    async def _collect(self, town: str, turn: str) -> None:
+        removed = await collect(
+            town, self._catalog, self._blobs, self._pins, self._upkeep, turn
+        )
         if removed:
             _log.info(Event.SEGMENTS_COLLECTED, town=town, segments=removed)
 
     async def _repair(self, agent: AgentName) -> None:
-        state, _ = await self._catalog.look(agent)
+        # First what is stored, then what is known: a commit is known before it is
+        # stored, so one that comes in between looks like no loss.
         stored = await stored_generations(self._blobs, agent)
+        state, _ = await self._catalog.look(agent)
         if stored and stored[-1] > state.last:
             await reindex(self._catalog, self._blobs, agent)
             return
@@ -154,6 +185,7 @@ class Sweeper:
         for snapshot in recent:
             if snapshot.generation not in known:
                 await self._committer.record(snapshot)
+                known.add(snapshot.generation)
                 _log.warning(Event.RECORD_REPAIRED, name=snapshot.name)
         entries = await self._catalog.entries(agent)
         for generation in known - {entry.generation for entry in entries}:
@@ -165,10 +197,7 @@ class Sweeper:
         stored = await self._blobs.list(records.TOWNS)
         return records.ids({*stored, *await self._catalog.towns()})
 
-    async def _agents(self, towns: Iterable[str]) -> list[AgentName]:
-        found = []
-        for town in towns:
-            stored = await self._blobs.list(records.agent_folder(town))
-            known = {*stored, *await self._catalog.agents(town)}
-            found += [AgentName(town, agent) for agent in records.ids(known)]
-        return found
+    async def _agents(self, town: str) -> list[AgentName]:
+        stored = await self._blobs.list(records.agent_folder(town))
+        known = {*stored, *await self._catalog.agents(town)}
+        return [AgentName(town, agent) for agent in records.ids(known)]

@@ -18,9 +18,11 @@ from services.chassis.clock import Clock, SystemClock
 from services.chassis.names import AgentName
 from services.snapshots import records
 from services.snapshots.__main__ import SERVICE
-from services.snapshots.assembly import Folders, Parts, assemble
+from services.snapshots.assembly import Parts, assemble
+from services.snapshots.file_staging import FileStaging
 from services.snapshots.policy import POLICY
 from services.snapshots.servicer import SnapshotServicer
+from services.snapshots.upkeep import OneProcess
 from tests.fakes.blob_store import MemoryBlobs
 from tests.fakes.snapshot_catalog import MemoryCatalog
 from tests.support.grpc_server import RunningServer, running
@@ -82,13 +84,16 @@ async def serving(
     for name in ("staging", "scratch", "local"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     numbers = itertools.count()
+    clock = clock or SystemClock()
     tokens = Tokens(folder)
     blobs, catalog = MemoryBlobs(folder / "local"), MemoryCatalog()
     parts = assemble(
         blobs,
         catalog,
-        Folders(folder / "staging", lambda: folder / "scratch" / str(next(numbers))),
-        clock or SystemClock(),
+        FileStaging(folder / "staging", clock),
+        OneProcess(),
+        lambda: folder / "scratch" / str(next(numbers)),
+        clock,
         size_bytes_max=size_bytes_max,
     )
     servicer = SnapshotServicer(parts)

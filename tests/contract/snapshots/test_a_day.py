@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from services.chassis.redis_pool import Durability, Store, connect
-from services.snapshots.assembly import Folders, assemble
+from services.snapshots.assembly import assemble
 from services.snapshots.compaction import SEGMENTS_MAX
+from services.snapshots.file_staging import FileStaging
 from services.snapshots.generations import Claim
 from services.snapshots.redis_catalog import RedisCatalog
+from services.snapshots.upkeep import OneProcess
 from tests.fakes.blob_store import MemoryBlobs
 from tests.support.clock import ManualClock
 from tests.support.redis_server import ValkeyProcess
@@ -47,8 +49,10 @@ async def test_stays_below_a_mebibyte(store: Store, tmp_path: Path) -> None:
     listed; records beyond the newest are left to the blob store."""
     catalog, clock = RedisCatalog(store, Durability(store)), ManualClock()
     blobs = MemoryBlobs(tmp_path)
-    folders = Folders(tmp_path, lambda: tmp_path / "scratch")
-    parts = assemble(blobs, catalog, folders, clock, size_bytes_max=1)
+    staging, scratch = FileStaging(tmp_path, clock), lambda: tmp_path / "scratch"
+    parts = assemble(
+        blobs, catalog, staging, OneProcess(), scratch, clock, size_bytes_max=1
+    )
     source = random.Random(1)
     begun = DAY_S - LAST_S
     await catalog.adopt(NAME, [snapshot(n) for n in range(60, begun + 1, 60)])

@@ -49,10 +49,11 @@ def prefix_of(pages: made.Image, known: set[int]) -> PrefixSource:
     return source
 
 
-def persisted_bytes(world: World, name: str) -> int:
+async def persisted_bytes(world: World, name: str) -> int:
     """How far an upload got, as the service sees it; 0 if it does not know it."""
     try:
-        return world.parts.intake.paused(AgentName.parse(NAME), name).persisted_bytes
+        agent = AgentName.parse(NAME)
+        return (await world.parts.intake.paused(agent, name)).persisted_bytes
     except ServiceError:
         return 0
 
@@ -291,7 +292,11 @@ class TestResume:
 
         call = saves.client.stub.UploadSnapshot(frames())
         await arrived.wait()
-        await wait_until(lambda: persisted_bytes(world, name) == 700)
+
+        async def persisted() -> bool:
+            return await persisted_bytes(world, name) == 700
+
+        await wait_until(persisted)
         call.cancel()
 
         await wait_until(lambda: world.server.server.in_flight == 0)

@@ -31,9 +31,11 @@ from hypothesis.stateful import (
 
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName
-from services.snapshots.assembly import Folders, Parts, assemble
+from services.snapshots.assembly import Parts, assemble
+from services.snapshots.file_staging import FileStaging
 from services.snapshots.generations import Claim, Snapshot
 from services.snapshots.staging import PausedUpload
+from services.snapshots.upkeep import OneProcess
 from tests.fakes.blob_store import MemoryBlobs
 from tests.fakes.snapshot_catalog import MemoryCatalog
 from tests.faults.snapshots.faulty_ports import Fault, Faults, FaultyPort
@@ -92,7 +94,9 @@ class SnapshotMachine(RuleBasedStateMachine):
         return assemble(
             FaultyPort(self.blobs, self.faults, self.folder),
             FaultyPort(self.catalog, self.faults, self.folder),
-            Folders(self.folder / "staging", lambda: scratch / f"{next(self.numbers)}"),
+            FileStaging(self.folder / "staging", self.clock),
+            OneProcess(),
+            lambda: scratch / f"{next(self.numbers)}",
             self.clock,
             size_bytes_max=SIZE_BYTES_MAX,
         )
@@ -249,7 +253,8 @@ class SnapshotMachine(RuleBasedStateMachine):
 
     def persisted(self, save: Save) -> int:
         try:
-            return self.parts.intake.paused(save.agent, save.upload_id).persisted_bytes
+            found = self.run(self.parts.intake.paused(save.agent, save.upload_id))
+            return found.persisted_bytes
         except ServiceError:
             return 0
 
@@ -306,13 +311,7 @@ class SnapshotMachine(RuleBasedStateMachine):
         right=st.booleans(),
         fault=faults,
     )
-    def delete(
-        self,
-        agent: AgentName,
-        which: int,
-        right: bool,
-        fault: Struck,
-    ) -> None:
+    def delete(self, agent: AgentName, which: int, right: bool, fault: Struck) -> None:
         """One generation, or all."""
         model = self.model[agent]
         numbers = sorted(model.kept)

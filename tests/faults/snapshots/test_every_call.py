@@ -23,10 +23,12 @@ from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName
 from services.chassis.redis_pool import Durability, Store, connect
 from services.snapshots import records
-from services.snapshots.assembly import Folders, Parts, assemble
+from services.snapshots.assembly import Parts, assemble
 from services.snapshots.file_blobs import FileBlobs
+from services.snapshots.file_staging import FileStaging
 from services.snapshots.generations import Claim, Snapshot
 from services.snapshots.redis_catalog import RedisCatalog
+from services.snapshots.upkeep import OneProcess
 from tests.fakes.blob_store import MemoryBlobs
 from tests.fakes.snapshot_catalog import MemoryCatalog
 from tests.faults.snapshots.faulty_ports import (
@@ -83,7 +85,9 @@ class Life:
         return assemble(
             faulty,
             self.catalog,
-            Folders(self._folder / "staging", lambda: scratch / f"{self._number()}"),
+            FileStaging(self._folder / "staging", self.clock),
+            OneProcess(),
+            lambda: scratch / f"{self._number()}",
             self.clock,
             size_bytes_max=SIZE_BYTES_MAX,
         )
@@ -116,7 +120,7 @@ class Life:
 
     async def _save(self, generation: int, save: Save) -> None:
         async def upload() -> Any:
-            offset = self._persisted(save)
+            offset = await self._persisted(save)
             frames = streamed(save.frames(offset))
             return await self.parts.intake.upload(frames)
 
@@ -128,9 +132,9 @@ class Life:
         )
         self.made[generation] = save.content
 
-    def _persisted(self, save: Save) -> int:
+    async def _persisted(self, save: Save) -> int:
         try:
-            found = self.parts.intake.paused(save.agent, save.upload_id)
+            found = await self.parts.intake.paused(save.agent, save.upload_id)
         except ServiceError:
             return 0
         return found.persisted_bytes

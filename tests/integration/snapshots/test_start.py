@@ -88,12 +88,6 @@ class TestRefusedStart:
             assert f"TOWNKEEPER_{name}" in said
         assert "TOWNKEEPER_SNAPSHOT_BYTES_MAX" in said
 
-    def test_s3_is_for_later(self, process: SnapshotsProcess) -> None:
-        """A store that is not served yet is recognised, not tried."""
-        said = refused(process, TOWNKEEPER_BLOB_URL="s3://bucket/prefix")
-
-        assert "served later" in said
-
     def test_another_environment(self, process: SnapshotsProcess) -> None:
         """A store that another environment marked stops the start."""
         process.start(TOWNKEEPER_ENVIRONMENT="production")

@@ -13,6 +13,7 @@ from services.snapshots import records
 from services.snapshots.collection import collect
 from services.snapshots.generations import Claim, Segment, Snapshot
 from services.snapshots.pins import Pins
+from services.snapshots.upkeep import OneProcess
 from tests.fakes.blob_store import MemoryBlobs
 from tests.fakes.snapshot_catalog import MemoryCatalog
 from tests.support.snapshot_values import NAME, chain, content, segment, snapshot
@@ -44,7 +45,9 @@ class Plant:
         return records.segment_key(town, part.blake3) in self.blobs.blobs
 
     async def collect(self) -> int:
-        return await collect(TOWN, self.catalog, self.blobs, self.pins)
+        return await collect(
+            TOWN, self.catalog, self.blobs, self.pins, OneProcess(), "turn"
+        )
 
 
 @pytest.fixture

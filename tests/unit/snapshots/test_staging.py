@@ -13,9 +13,9 @@ import pytest
 from blake3 import blake3
 
 from services.chassis.errors import Reason, ServiceError
-from services.snapshots import staging as module
+from services.snapshots import staged_file as module
+from services.snapshots.file_staging import FileStaging
 from services.snapshots.generations import Claim, Origin
-from services.snapshots.staging import Staging
 from services.snapshots.upload import Body, Chunk, Header, State, Upload
 from tests.support.clock import ManualClock
 from tests.support.snapshot_values import NAME
@@ -33,40 +33,42 @@ def chunk(offset: int, data: bytes) -> Chunk:
 
 
 @pytest.fixture
-def reopen(tmp_path: Path) -> Callable[[], Staging]:
+def reopen(tmp_path: Path) -> Callable[[], FileStaging]:
     """What a process finds that starts now."""
-    return lambda: Staging(tmp_path, ManualClock())
+    return lambda: FileStaging(tmp_path, ManualClock())
 
 
 @pytest.fixture
-def staging(reopen: Callable[[], Staging]) -> Staging:
+def staging(reopen: Callable[[], FileStaging]) -> FileStaging:
     return reopen()
 
 
-async def stage(staging: Staging, *parts: bytes, offset: int = 0) -> bytes:
+async def stage(staging: FileStaging, *parts: bytes, offset: int = 0) -> bytes:
     """Appends the parts; the digest of all that is there."""
     upload = Upload(LIMIT)
     async with staging.opened(header(offset)) as staged:
         upload.begin(header(offset), staged.size_bytes)
         for part in parts:
-            staged.take(upload, chunk(upload.size_bytes, part))
+            await staged.take(upload, chunk(upload.size_bytes, part))
         return staged.digest.digest()
 
 
-async def test_grows_over_streams_and_restarts(reopen: Callable[[], Staging]) -> None:
+async def test_grows_over_streams_and_restarts(
+    reopen: Callable[[], FileStaging],
+) -> None:
     """The digest covers all bytes, whichever stream or process took them."""
     await stage(reopen(), b"ab", b"c")
 
     digest = await stage(reopen(), b"de", offset=3)
 
-    found = reopen().find(NAME, ID)
+    found = await reopen().find(NAME, ID)
     assert blake3(b"abcde").digest() == digest
     assert found is not None
     assert 5 == found.persisted_bytes
 
 
 async def test_a_commit_that_was_cut_closes_it(
-    staging: Staging, tmp_path: Path
+    staging: FileStaging, tmp_path: Path
 ) -> None:
     """Bytes that a blob shares are never written to: no more can be added, and the
     blob stays as it is."""
@@ -84,14 +86,14 @@ async def test_a_commit_that_was_cut_closes_it(
     assert b"abc" == blob.read_bytes()
 
 
-async def add_to(staging: Staging, upload: Upload) -> None:
+async def add_to(staging: FileStaging, upload: Upload) -> None:
     async with staging.opened(header(3)) as staged:
         upload.begin(header(3), staged.size_bytes)
-        staged.take(upload, chunk(3, b"d"))
+        await staged.take(upload, chunk(3, b"d"))
 
 
 async def test_a_full_disk_leaves_what_was_there(
-    staging: Staging, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    staging: FileStaging, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half a chunk that still fitted is taken back."""
 
@@ -111,7 +113,7 @@ async def test_a_full_disk_leaves_what_was_there(
 
 
 async def test_a_failing_disk_leaves_the_upload_free(
-    staging: Staging, monkeypatch: pytest.MonkeyPatch
+    staging: FileStaging, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An upload that could not be opened or synced is not busy for ever."""
 
@@ -128,7 +130,7 @@ async def test_a_failing_disk_leaves_the_upload_free(
     await stage(staging, b"abc")
 
 
-async def test_links_are_not_followed(staging: Staging, tmp_path: Path) -> None:
+async def test_links_are_not_followed(staging: FileStaging, tmp_path: Path) -> None:
     """A link where an upload should be is refused, not written through."""
     await stage(staging, b"abc")
     [path] = tmp_path.rglob("*.segment")

@@ -6,14 +6,17 @@ import asyncio
 import itertools
 import os
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from services.snapshots import records
-from services.snapshots.assembly import Folders, Parts, assemble
+from services.snapshots.assembly import Parts, assemble
+from services.snapshots.file_staging import FileStaging
 from services.snapshots.generations import Claim, Snapshot
 from services.snapshots.sweep import SWEEP_ALL_EVERY_S
+from services.snapshots.upkeep import OneProcess
 from services.snapshots.upload import Body, Header
 from tests.fakes.blob_store import MemoryBlobs
 from tests.fakes.snapshot_catalog import MemoryCatalog
@@ -24,12 +27,25 @@ from tests.support.tokens import TOWN
 from tests.support.waiting import wait_until
 
 DAY_S = 86_400
+CLAIM = Claim(1, f"towns/{TOWN}/instances/container-1", "boot-1")
+
+
+class Turns(OneProcess):
+    """An Upkeep where another replica has the turn as long as a test says so."""
+
+    def __init__(self) -> None:
+        self.taken = False
+
+    @asynccontextmanager
+    async def turn(self, town: str) -> AsyncIterator[str]:
+        yield "" if self.taken else "mine"
 
 
 class Plant:
     """A service without a server, and a clock that moves when told."""
 
     def __init__(self, folder: Path, size_bytes_max: int = 1000) -> None:
+        self.upkeep = Turns()
         self.clock = ManualClock()
         self.blobs = MemoryBlobs(folder)
         self.catalog = MemoryCatalog()
@@ -38,17 +54,21 @@ class Plant:
         self.parts: Parts = assemble(
             self.blobs,
             self.catalog,
-            Folders(self.staging, lambda: folder / str(next(numbers))),
+            FileStaging(self.staging, self.clock),
+            self.upkeep,
+            lambda: folder / str(next(numbers)),
             self.clock,
             size_bytes_max=size_bytes_max,
         )
         self.sweeper = self.parts.sweeper
 
-    async def commit(self, made: Snapshot, *, record: bool = True) -> None:
+    async def commit(
+        self, made: Snapshot, *, record: bool = True, claim: Claim | None = None
+    ) -> None:
         for part in made.content.segments:
             key = records.segment_key(TOWN, part.blake3)
             self.blobs.blobs[key] = b"data"
-        await self.catalog.commit(made, Claim(), None)
+        await self.catalog.commit(made, claim or Claim(), None)
         self.sweeper.note_written(made)
         if record:
             key = records.record_key(made.agent, made.generation)
@@ -100,6 +120,39 @@ class TestStart:
         assert made == state.head
         assert [2, 1] == await plant.generations()
 
+    @pytest.mark.parametrize("moment", ["list", "look"])
+    async def test_a_commit_meanwhile_is_no_loss(
+        self, plant: Plant, moment: str
+    ) -> None:
+        """A generation that another replica commits while the repair looks does not
+        make the catalog look older than the store: its owner stays its owner."""
+        await plant.catalog.advance(NAME, CLAIM)
+        await plant.commit(snapshot(1), claim=CLAIM)
+        pause = plant.blobs.pause if moment == "list" else plant.catalog.pause
+        pause.at(moment)
+        repairing = asyncio.create_task(plant.sweeper._repair(NAME))
+        await pause.arrived()
+        await plant.commit(snapshot(2), claim=CLAIM)
+        pause.go_on()
+        await repairing
+
+        state, _ = await plant.catalog.look(NAME)
+        assert (CLAIM.instance, 2) == (state.instance, state.last)
+        assert [1, 2] == plant.recorded()
+
+    async def test_another_replicas_town_is_left_for_later(self, plant: Plant) -> None:
+        """A town that another replica cleans at our start is repaired in a later
+        round."""
+        await plant.commit(snapshot(1), record=False)
+        plant.upkeep.taken = True
+        await plant.sweeper.start()
+        assert [] == plant.recorded()
+        plant.upkeep.taken = False
+
+        await plant.sweeper.sweep()
+
+        assert [1] == plant.recorded()
+
     async def test_nothing_of_nothing(self, plant: Plant) -> None:
         """An empty store needs no repair."""
         await plant.sweeper.start()
@@ -120,6 +173,25 @@ class TestSweep:
 
         assert [120] == await plant.generations()
         assert [120] == plant.recorded()
+        assert 2 == len(plant.blobs.blobs)
+
+    async def test_one_replica_at_a_time(self, plant: Plant) -> None:
+        """While another replica cleans a town nothing of it is thinned or collected;
+        what was noted is not forgotten."""
+        for n in range(1, 4):
+            await plant.commit(snapshot(n))
+        plant.blobs.blobs[records.segment_key(TOWN, segment("lost").blake3)] = b"data"
+        plant.sweeper.note_deleted(TOWN)
+        plant.clock.advance(DAY_S * 40)
+        before = dict(plant.blobs.blobs)
+        plant.upkeep.taken = True
+        await plant.sweeper.sweep()
+        assert before == plant.blobs.blobs
+        plant.upkeep.taken = False
+
+        await plant.sweeper.sweep()
+
+        assert [3] == await plant.generations()
         assert 2 == len(plant.blobs.blobs)
 
     async def test_rests_when_nothing_changed(self, plant: Plant) -> None:
