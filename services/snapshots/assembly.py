@@ -52,7 +52,7 @@ def assemble(
         blobs, catalog, scratch, pins, clock, size_bytes_max=size_bytes_max
     )
     sweeper = Sweeper(catalog, blobs, staging, committer, pins, upkeep, clock)
-    compactor = Compactor(catalog, blobs, pins, scratch)
+    compactor = Compactor(catalog, blobs, pins, upkeep, scratch)
 
     def committed(snapshot: Snapshot) -> None:
         sweeper.note_written(snapshot)

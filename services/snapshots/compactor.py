@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import structlog
 
@@ -27,17 +28,22 @@ from services.snapshots.recording import record
 from services.snapshots.segment_files import addition
 from services.snapshots.segment_merge import fold, merge_deltas
 from services.snapshots.store import BlobMissing, BlobStore, Catalog
+from services.snapshots.upkeep import Upkeep
+
+_AGAIN_S: Final = 10.0
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
 class Compactor:
-    """One task. Two of them on one agent do no harm: the later one has no effect."""
+    """One task, in a town's turn. Two of them on one agent do no harm: the later one
+    has no effect."""
 
     catalog: Catalog
     blobs: BlobStore
     pins: Pins
+    upkeep: Upkeep
     scratch: Callable[[], Path]
     _long: set[AgentName] = field(default_factory=set)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -51,11 +57,14 @@ class Compactor:
     async def run(self) -> None:
         """Compacts what was noted until it is cancelled."""
         while True:
-            await self._wake.wait()
+            # Of a town that others clean right now, nobody says when they are done.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_AGAIN_S if self._long else None):
+                    await self._wake.wait()
             self._wake.clear()
-            while self._long:
-                # What fails here is noted again by the next commit, or the next sweep.
-                await self._tried(self._long.pop())
+            for agent in sorted(self._long, key=str):
+                self._long.discard(agent)
+                await self._tried(agent)
 
     async def compact(self, agent: AgentName) -> None:
         """Until the head's chain is short."""
@@ -64,7 +73,12 @@ class Compactor:
 
     async def _tried(self, agent: AgentName) -> None:
         try:
-            await self.compact(agent)
+            async with self.upkeep.turn(agent.town) as turn:
+                if turn:
+                    await self.compact(agent)
+                else:
+                    self._long.add(agent)
+        # What fails is noted again by the next commit, or the next sweep.
         except ServiceError as error:
             _log.warning(Event.COMPACTION_FAILED, agent=str(agent), error=str(error))
         except Exception:  # the root of a task: a defect must not end it unseen

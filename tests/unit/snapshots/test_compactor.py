@@ -7,7 +7,7 @@ import os
 import random
 import uuid
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from blake3 import blake3
 
 from services.chassis.errors import Reason, ServiceError
 from services.segments.prefix import PrefixCache
+from services.snapshots import compactor, records
 from services.snapshots.compaction import SEGMENTS_MAX
 from services.snapshots.downloads import Range
 from services.snapshots.generations import Claim, Kind, Origin, Snapshot
@@ -346,3 +347,48 @@ async def test_runs_by_itself(writer: Writer) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert [Kind.BASE, Kind.DELTA] == await writer.chain()
+
+
+async def test_waits_for_its_turn(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While another replica cleans the town nothing is merged; then it is, though
+    nobody saved meanwhile."""
+    monkeypatch.setattr(compactor, "_AGAIN_S", 0.01)
+    upkeep = writer.plant.upkeep
+    upkeep.taken = True
+    await writer.edit(times=SEGMENTS_MAX)
+    before = await writer.head()
+    task = asyncio.create_task(writer.parts.compactor.run())
+    await wait_until(lambda: upkeep.asked >= 3)
+    assert before == await writer.head()
+
+    upkeep.taken = False
+
+    async def short() -> bool:
+        return [Kind.BASE, Kind.DELTA] == await writer.chain()
+
+    await wait_until(short)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_other_replicas_know_what_it_names(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is published is spared first: it may lie in the trash since an earlier
+    round was cut off, and another replica would remove it before it is named."""
+    stored: dict[bytes, bool] = {}
+    blobs = writer.plant.blobs.blobs
+
+    async def spare(town: str, digests: Collection[bytes]) -> None:
+        for digest in digests:
+            stored.setdefault(digest, records.segment_key(town, digest) in blobs)
+
+    await writer.edit(times=SEGMENTS_MAX)
+    monkeypatch.setattr(writer.plant.upkeep, "spare", spare)
+
+    await writer.compact()
+
+    merged = (await writer.head()).content.segments[-1]
+    assert stored[merged.blake3] is False

@@ -35,9 +35,11 @@ class Turns(OneProcess):
 
     def __init__(self) -> None:
         self.taken = False
+        self.asked = 0
 
     @asynccontextmanager
     async def turn(self, town: str) -> AsyncIterator[str]:
+        self.asked += 1
         yield "" if self.taken else "mine"
 
 
