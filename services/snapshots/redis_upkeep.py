@@ -91,11 +91,12 @@ class RedisUpkeep:
         with store_errors():
             found: Any = await self._redis.zrange(key, 0, -1, withscores=True)
             trash = {bytes.fromhex(str(name, "ascii")): score for name, score in found}
-            if done := trash.keys() & set(named) | {
+            if done := {
                 digest
-                for digest in trash.keys() - set(unnamed)
+                for digest, at_ms in trash.items()
+                if (digest in named or digest not in unnamed)
                 # A name that was condemned may have a removal on its way.
-                if trash[digest] > 0 or now_ms + trash[digest] >= _DAY_MS
+                and (at_ms > 0 or now_ms + at_ms >= _DAY_MS)
             }:
                 await self._redis.zrem(key, *(digest.hex() for digest in done))
             if fresh := set(unnamed) - trash.keys():

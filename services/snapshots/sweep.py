@@ -113,10 +113,17 @@ class Sweeper:
             for town in towns:
                 self._written |= set(await self._agents(town))
         dirty = {agent.town for agent in self._written}
+        failed: ServiceError | None = None
         for town in sorted(dirty | self._untidy | self._unrepaired):
-            async with self._upkeep.turn(town) as turn:
-                if turn:
-                    await self._clean(town, turn)
+            try:
+                async with self._upkeep.turn(town) as turn:
+                    if turn:
+                        await self._clean(town, turn)
+            except ServiceError as error:
+                # What is wrong with one town must not leave the others untidy.
+                failed = error
+        if failed is not None:
+            raise failed
 
     async def _clean(self, town: str, turn: str) -> None:
         """What is written to meanwhile, or not reached, is the next round's."""
@@ -188,6 +195,11 @@ class Sweeper:
                 known.add(snapshot.generation)
                 _log.warning(Event.RECORD_REPAIRED, name=snapshot.name)
         entries = await self._catalog.entries(agent)
+        # Asked again: a catalog that was lost meanwhile says nothing of deletions.
+        state, _ = await self._catalog.look(agent)
+        if stored and stored[-1] > state.last:
+            await reindex(self._catalog, self._blobs, agent)
+            return
         for generation in known - {entry.generation for entry in entries}:
             # Deleted, but for its record.
             await self._blobs.delete(records.record_key(agent, generation))

@@ -214,6 +214,19 @@ class TestTrash:
         await plant.replica().upkeep.spare(TOWN, [LOST.blake3])
         assert not plant.has(LOST.blake3)
 
+    async def test_a_removal_on_its_way_is_not_called_off(self, plant: Plant) -> None:
+        """Whoever only tried to use a condemned segment does not free its name."""
+        removing, trying = plant.replica(), plant.replica()
+        await removing.collect()
+        plant.clock.advance(DAY_S)
+        async with removing.upkeep.turn(TOWN) as turn:
+            assert await removing.upkeep.condemn(TOWN, turn, LOST.blake3)
+
+        assert [] == list(await trying.upkeep.due(TOWN, {LOST.blake3}, set()))
+
+        with pytest.raises(ServiceError):
+            await trying.upkeep.spare(TOWN, [LOST.blake3])
+
     async def test_readers_here_are_waited_for(self, plant: Plant) -> None:
         """A segment that this replica reads is not condemned at all."""
         replica = plant.replica()

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+from services.chassis.errors import ServiceError
+from services.chassis.names import AgentName
 from services.snapshots import records
 from services.snapshots.assembly import Parts, assemble
 from services.snapshots.file_staging import FileStaging
 from services.snapshots.generations import Claim, Snapshot
+from services.snapshots.store import Entry
 from services.snapshots.sweep import SWEEP_ALL_EVERY_S
 from services.snapshots.upkeep import OneProcess
 from services.snapshots.upload import Body, Header
@@ -279,3 +282,38 @@ class TestRun:
         running.sweeper.note_deleted("nowhere")
 
         await wait_until(lambda: running.recorded() == [2])
+
+
+async def test_a_catalog_that_is_lost_meanwhile_deletes_nothing(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its silence about a generation is no deletion; the records bring it back."""
+    for generation in (1, 2, 3):
+        await plant.commit(snapshot(generation))
+    real = plant.catalog.entries
+
+    async def lost(agent: AgentName) -> Sequence[Entry]:
+        monkeypatch.undo()
+        plant.catalog.__dict__.update(MemoryCatalog().__dict__)
+        return await real(agent)
+
+    monkeypatch.setattr(plant.catalog, "entries", lost)
+    await plant.sweeper.start()
+
+    assert [1, 2, 3] == plant.recorded()
+    assert [3, 2, 1] == await plant.generations()
+
+
+async def test_one_town_does_not_hold_up_the_others(plant: Plant) -> None:
+    """What cannot be read in one is told; the rest is tidied all the same."""
+    rotten = records.record_key(AgentName("a-town", "a"), 1)
+    unused = records.segment_key(TOWN, bytes(32))
+    plant.blobs.blobs |= {rotten: b"rotten", unused: b"data"}
+    plant.sweeper.note_deleted("a-town")
+    plant.sweeper.note_deleted(TOWN)
+
+    with pytest.raises(ServiceError, match="a-town"):
+        await plant.sweeper.sweep()
+
+    assert unused not in plant.blobs.blobs
+    assert rotten in plant.blobs.blobs
