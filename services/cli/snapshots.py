@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final
@@ -133,9 +134,13 @@ def export(
         content=snapshots_pb2.DownloadSnapshotRequest.CONTENT_FILE,
         read_time=_utc(at),
     )
-    frames = session.snapshots().DownloadSnapshot(request)
+
+    def frames() -> Iterator[snapshots_pb2.DownloadSnapshotResponse]:
+        # Asked for only once the file is known to be free.
+        yield from session.snapshots().DownloadSnapshot(request)
+
     with session.out.working(f"writing {file}"):
-        size_bytes = write_file(frames, file, force=force)
+        size_bytes = write_file(frames(), file, force=force)
     if session.out.as_json:
         session.out.json({"file": str(file), "sizeBytes": size_bytes})
     else:
