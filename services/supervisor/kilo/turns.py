@@ -36,6 +36,7 @@ log = structlog.get_logger()
 UNANSWERED_S = 15.0  # an idle session that long after a prompt will not answer it
 RECONNECT_S = 0.2
 REFUSAL_LENGTH_MAX = 300
+ABORTED = "MessageAbortedError"
 
 
 @dataclass(slots=True)
@@ -148,7 +149,10 @@ class Turns:
         elif name == kilo_events.STATUS:
             self._offline = status_of(properties.get("status")) is Status.OFFLINE
         elif name == kilo_events.ERROR and turn and not turn.stored.is_set():
-            turn.refused = str(properties.get("error"))[:REFUSAL_LENGTH_MAX]
+            error = properties.get("error")
+            # An abort is no refusal: it tells, late, of the turn before this one.
+            if not (isinstance(error, Mapping) and error.get("name") == ABORTED):
+                turn.refused = str(error)[:REFUSAL_LENGTH_MAX]
 
     async def _on_turn_close(self, name: str, properties: Mapping[str, Any]) -> None:
         reason, turn = turn_end_of(properties.get("reason")), self.current

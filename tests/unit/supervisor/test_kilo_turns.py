@@ -5,22 +5,27 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
-from services.supervisor.kilo.turns import Turns
+import pytest
+
+from services.supervisor.kilo.turns import Turn, Turns
 from services.supervisor.runtime import RuntimeEvent
 
 ODD = {"sessionID": "s", "status": {"type": {"not": "a word"}}}
 
 
 class Api:
-    """A server that first says something unheard of."""
+    """A server that first says one thing, by default something unheard of."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, kind: str = "session.status", said: dict[str, Any] | None = None
+    ) -> None:
         self.streams = 0
+        self._first = {"type": kind, "properties": said or ODD}
 
     async def events(self) -> AsyncGenerator[dict[str, Any], None]:
         self.streams += 1
         if self.streams == 1:
-            yield {"type": "session.status", "properties": ODD}
+            yield self._first
         yield {"type": "server.connected", "properties": {}}
         await asyncio.Event().wait()
 
@@ -39,3 +44,25 @@ async def test_an_event_of_an_unknown_shape_does_not_end_the_following() -> None
     for task in (waiting, follower):
         task.cancel()
     await asyncio.gather(waiting, follower, return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "refused"), [("MessageAbortedError", False), ("UnknownError", True)]
+)
+async def test_the_echo_of_an_abort_refuses_nothing(error: str, refused: bool) -> None:
+    """Kilo tells of an abort late: the next message may be on its way by then."""
+    said = {"sessionID": "s", "error": {"name": error, "data": {}}}
+    turns = Turns(
+        Api("session.error", said),  # type: ignore[arg-type]
+        Path("none.db"),
+        "s",
+        lambda event: None,
+    )
+    turn = turns.current = Turn("next", "msg_next")
+    follower = asyncio.create_task(turns.follow())
+
+    await asyncio.wait_for(turns.connected.wait(), 5)
+
+    assert refused is bool(turn.refused)
+    follower.cancel()
+    await asyncio.gather(follower, return_exceptions=True)
