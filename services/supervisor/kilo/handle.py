@@ -127,8 +127,10 @@ class KiloHandle:
         """Ends the turn. Kilo tells of it by itself, but for a turn that had not
         really begun: that one is closed here."""
         self._check_running()
-        await self._api.abort(self._session)
         turn = self._turns.current
+        if turn is not None:
+            turn.aborted = True
+        await self._api.abort(self._session)
         if turn is None:
             return
         with contextlib.suppress(TimeoutError):

@@ -49,6 +49,7 @@ class Turn:
     stored: asyncio.Event = field(default_factory=asyncio.Event)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
     answering: bool = False
+    aborted: bool = False  # on our request
     refused: str = ""  # what Kilo said instead of storing it
 
 
@@ -169,7 +170,10 @@ class Turns:
         try:
             if await self.status() is not Status.IDLE:
                 return False
-            if reason is not TurnEnd.COMPLETED:
+            if reason is TurnEnd.INTERRUPTED:
+                # Else it is the late end of an aborted turn before this one.
+                return turn.aborted
+            if reason is TurnEnd.ERROR:
                 return True
             return (await self.find(turn.inbox_id)).stored is Stored.ANSWERED
         except ServiceError:

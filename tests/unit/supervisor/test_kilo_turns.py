@@ -29,6 +29,9 @@ class Api:
         yield {"type": "server.connected", "properties": {}}
         await asyncio.Event().wait()
 
+    async def status(self, session: str) -> dict[str, Any]:
+        return {"type": "idle"}
+
 
 async def test_an_event_of_an_unknown_shape_does_not_end_the_following() -> None:
     """A turn's end would never be heard of again, and its agent wait for ever."""
@@ -44,6 +47,28 @@ async def test_an_event_of_an_unknown_shape_does_not_end_the_following() -> None
     for task in (waiting, follower):
         task.cancel()
     await asyncio.gather(waiting, follower, return_exceptions=True)
+
+
+@pytest.mark.parametrize("aborted", [False, True])
+async def test_only_an_abort_of_ours_interrupts_before_an_answer(aborted: bool) -> None:
+    """The end of an aborted turn may come when the next message is stored already."""
+    said = {"sessionID": "s", "reason": "interrupted"}
+    heard: list[RuntimeEvent] = []
+    turns = Turns(
+        Api("session.turn.close", said),  # type: ignore[arg-type]
+        Path("none.db"),
+        "s",
+        heard.append,
+    )
+    turns.current = Turn("next", "msg_next", aborted=aborted)
+    follower = asyncio.create_task(turns.follow())
+
+    await asyncio.wait_for(turns.connected.wait(), 5)
+
+    ends = [event.message_id for event in heard if event.reason is not None]
+    assert (["next"] if aborted else []) == ends
+    follower.cancel()
+    await asyncio.gather(follower, return_exceptions=True)
 
 
 @pytest.mark.parametrize(
