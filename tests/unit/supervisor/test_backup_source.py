@@ -212,6 +212,24 @@ class TestReplaced:
         assert bench.save() is not None
         bench.assert_saved()
 
+    def test_side_files_made_anew(self, bench: Bench) -> None:
+        """Commits in another log than the one that is held open are seen as well."""
+        with sqlite.opened(bench.database) as agent:
+            sqlite.fill(agent, 50)
+            bench.save()
+            agent.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        for part in ("-wal", "-shm"):
+            bench.database.with_name(f"agent.db{part}").unlink()
+        sqlite.left_by_the_dead(
+            bench.database.parent,
+            "c = apsw.Connection('agent.db')\n"
+            "c.execute('UPDATE t SET body = 1 WHERE id = 7')",
+        )
+
+        assert bench.source.changed()
+        assert bench.save() is not None
+        bench.assert_saved()
+
     def test_by_nothing(self, bench: Bench) -> None:
         """Deleted: the generations stay, and a new one begins when it is back."""
         with sqlite.opened(bench.database, "delete") as agent:

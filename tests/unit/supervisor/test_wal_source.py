@@ -11,7 +11,7 @@ import pytest
 from services.segments.page_map import PageMap
 from services.supervisor import wal_changes, wal_view
 from services.supervisor.capture import StateMoved, Way
-from services.supervisor.live_database import Files, LiveDatabase
+from services.supervisor.live_database import Files, LiveDatabase, begin_reading
 from services.supervisor.wal_changes import Changes
 from services.supervisor.wal_index import LogState
 from services.supervisor.wal_log import FrameTable
@@ -273,6 +273,52 @@ def test_a_log_that_is_cut_while_it_is_read(
 
     with pytest.raises(StateMoved):
         view.read(range(1, view.shape.page_count + 1))
+    view.end()
+    database.close()
+
+
+def test_a_state_that_moves_while_it_is_read(
+    bench: Bench, agent: apsw.Connection
+) -> None:
+    """A log begun anew under a reader makes a mixture of what he read."""
+    bench.source.close()
+    checkpoint(agent, "PASSIVE")
+    database = LiveDatabase(bench.database)
+    connection = database.open()
+    assert connection is not None
+    view = begin(database, connection)
+    view.check()
+
+    touch(agent, 10)
+
+    with pytest.raises(StateMoved):
+        view.check()
+    view.end()
+    database.close()
+
+
+def test_a_commit_between_a_look_and_the_transaction(
+    bench: Bench, agent: apsw.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state that is read is the transaction's, neither older nor newer."""
+    bench.source.close()
+    database = LiveDatabase(bench.database)
+    connection = database.open()
+    assert connection is not None
+    begin(database, connection).end()
+
+    def commits_meanwhile(connection: apsw.Connection) -> None:
+        monkeypatch.undo()
+        begin_reading(connection)
+        touch(agent, 10)
+
+    monkeypatch.setattr("services.supervisor.wal_view.begin_reading", commits_meanwhile)
+    view = begin(database, connection)
+    view.attach(FrameTable())
+
+    found = view.read(range(1, view.shape.page_count + 1))
+
+    assert connection.serialize("main") == found
     view.end()
     database.close()
 
