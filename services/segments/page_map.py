@@ -58,12 +58,18 @@ class PageMap:
         self._hashes = bytearray()
         self._unsaved = None
 
-    def shrink(self, page_count: int) -> None:
-        """Forgets the pages above; growing is what `replace` does."""
+    def fingerprint_up_to(self, page_count: int) -> Fingerprint:
+        """Of the database without the pages above."""
+        fingerprint = self.fingerprint
         for first in range(page_count + 1, self.page_count + 1, _BATCH):
             hashes = self.hashes(first, _BATCH)
             numbers = range(first, first + len(hashes) // HASH_BYTES)
-            self.fingerprint -= Fingerprint.of(numbers, hashes)
+            fingerprint -= Fingerprint.of(numbers, hashes)
+        return fingerprint
+
+    def shrink(self, page_count: int) -> None:
+        """Forgets the pages above; growing is what `replace` does."""
+        self.fingerprint = self.fingerprint_up_to(page_count)
         del self._hashes[page_count * HASH_BYTES :]
 
     def replace(self, numbers: Sequence[int], hashes: bytes) -> None:

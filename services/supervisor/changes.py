@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Final
 
 from services.segments.disk import read_all, refusing_full_disk
-from services.segments.fingerprint import HASH_BYTES, ZERO, Fingerprint, hash_pages
+from services.segments.fingerprint import HASH_BYTES, Fingerprint, hash_pages
 from services.segments.layout import Header, Kind
 from services.segments.page_map import PageMap
 from services.supervisor.capture import Capture, Entries, ImagePages, KeptPages, Shape
 
 _SCAN_BYTES: Final = 1 << 20
-_BATCH: Final = 4096
 
 
 class Differences:
@@ -23,7 +22,7 @@ class Differences:
         self._shape = shape
         self._map = page_map
         self.entries = entries
-        self.fingerprint = _without_dropped(page_map, shape.page_count)
+        self.fingerprint = page_map.fingerprint_up_to(shape.page_count)
 
     @property
     def are_most(self) -> bool:
@@ -171,15 +170,3 @@ def _hash_of(at: int, hashes: bytes) -> bytes:
 
 def _page(at: int, data: bytes, size: int) -> bytes:
     return data[at * size : (at + 1) * size]
-
-
-def _without_dropped(page_map: PageMap, page_count: int) -> Fingerprint:
-    """The map's fingerprint less the pages that the database has no more."""
-    if not page_map.page_count:
-        return ZERO
-    fingerprint = page_map.fingerprint
-    for first in range(page_count + 1, page_map.page_count + 1, _BATCH):
-        hashes = page_map.hashes(first, _BATCH)
-        numbers = range(first, first + len(hashes) // HASH_BYTES)
-        fingerprint -= Fingerprint.of(numbers, hashes)
-    return fingerprint

@@ -17,7 +17,7 @@ import structlog
 
 from services.segments.page_map import PageMap
 from services.supervisor.backup_source import BackupSource
-from services.supervisor.capture import Capture, Reading, StateMoved
+from services.supervisor.capture import Capture, Reading, StateMoved, Way
 from services.supervisor.live_database import BUSY_MS, LiveDatabase, sqlite_refusals
 from services.supervisor.log_position import Kept
 from services.supervisor.wal_source import PIN_BYTES_MIN, WalSource
@@ -122,7 +122,7 @@ class LiveSource:
         except StateMoved:
             self._moves += 1
             raise
-        if check and not base:
+        if check and wal.reading.way is Way.FULL:
             self._checked_s = time.monotonic()
         if wal.suspect:
             assert capture is not None, "it holds the page that was missed"
