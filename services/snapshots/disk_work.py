@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +51,18 @@ async def to_the_end(work: Awaitable[T]) -> T:
         if not job.cancelled():
             job.exception()
         raise
+
+
+@contextmanager
+def nameless_file(path: Path) -> Iterator[int]:
+    """A new file for as long as the context lasts; its name is gone at once."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        path.unlink()
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def make_folder(path: Path) -> None:

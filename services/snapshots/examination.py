@@ -23,7 +23,7 @@ from services.snapshots.generations import (
     parent_mismatch,
     prefix_gone,
 )
-from services.snapshots.older_pages import OlderPages
+from services.snapshots.older_pages import older_pages
 from services.snapshots.pins import Pins
 from services.snapshots.segment_files import addition
 from services.snapshots.store import BlobMissing, BlobStore
@@ -80,10 +80,10 @@ class Examiner:
         self, agent: AgentName, path: Path, found: Outline, chain: Sequence[Path]
     ) -> Addition:
         size = found.header.page_size
-        older = OlderPages(chain[1:], set(found.prefix), size, self._scratch())
+        pages = older_pages(chain[1:], set(found.prefix), size, self._scratch())
         with ExitStack() as stack:
             try:
-                stack.enter_context(older)
+                older = stack.enter_context(pages)
             except ServiceError as error:
                 if error.reason not in _ROTTEN:
                     raise

@@ -6,52 +6,26 @@ prefix may rest on a page that rests on a prefix itself. Blocks.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from services.segments.layout import malformed
 from services.segments.page_file import PageFile
 from services.segments.seek import SegmentFile
 from services.segments.unpack import unpack
+from services.snapshots.disk_work import nameless_file
 
 
-class OlderPages:
+@contextmanager
+def older_pages(
+    deltas: Sequence[Path], wanted: set[int], page_size: int, scratch: Path
+) -> Iterator[PageFile]:
     """A context; `read` gives pages as they were before the delta."""
-
-    def __init__(
-        self, deltas: Sequence[Path], wanted: set[int], page_size: int, scratch: Path
-    ) -> None:
-        self._deltas = deltas
-        self._wanted = wanted
-        self._page_size = page_size
-        self._scratch = scratch
-        self._descriptor = -1
-
-    def __enter__(self) -> Self:
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        self._descriptor = os.open(self._scratch, flags, 0o600)
-        self._scratch.unlink()
-        try:
-            self._file = PageFile(self._descriptor, self._page_size)
-            fill(self._file, self._deltas, self._wanted)
-        except BaseException:
-            os.close(self._descriptor)
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        os.close(self._descriptor)
-
-    def read(self, numbers: Sequence[int]) -> bytes:
-        return self._file.read(numbers)
+    with nameless_file(scratch) as descriptor:
+        file = PageFile(descriptor, page_size)
+        fill(file, deltas, wanted)
+        yield file
 
 
 def fill(file: PageFile, deltas: Sequence[Path], wanted: set[int]) -> None:

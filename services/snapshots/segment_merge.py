@@ -6,12 +6,9 @@ memory. What comes out rests on no prefix, so later deltas may rest on it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from services.segments.decode import Chunk, SegmentDecoder
 from services.segments.disk import refusing_full_disk
@@ -24,6 +21,7 @@ from services.segments.read import file_parts
 from services.segments.seek import SegmentFile
 from services.segments.unpack import unpack
 from services.snapshots.delta_proof import chunks, fingerprint_after, outline
+from services.snapshots.disk_work import nameless_file
 from services.snapshots.older_pages import fill
 
 
@@ -32,7 +30,8 @@ def merge_deltas(
 ) -> SegmentInfo:
     """One delta that does what those of the run do, on a chain that begins with
     `before`, base first. Proven against what the run came to."""
-    with Merged(before[1:], run, scratch) as merged:
+    with nameless_file(scratch) as descriptor:
+        merged = Merged(descriptor, before[1:], run)
         encoder = SegmentEncoder(merged.header, merged.blocks(), merged.fingerprint)
         info = _written(encoder, target)
     proven = fingerprint_after(outline(target), target, before[0], before[1:])
@@ -41,44 +40,33 @@ def merge_deltas(
 
 def fold(base: Path, run: Sequence[Path], scratch: Path, target: Path) -> SegmentInfo:
     """One base that is what the base and all its deltas come to."""
-    with Merged([], run, scratch) as merged:
+    with nameless_file(scratch) as descriptor:
+        merged = Merged(descriptor, [], run)
         header = Header.base(merged.header.page_size, merged.header.page_count)
         encoder = SegmentEncoder(header, _folded(base, merged, header))
         return _checked(_written(encoder, target), merged.fingerprint)
 
 
 class Merged:
-    """A context: the pages that deltas in a row leave, and the delta of them all.
+    """The pages that deltas in a row leave, and the delta of them all.
 
-    `before` are the deltas between the base and the run: prefixes may rest on them.
+    They stand in the file of the descriptor. `before` are the deltas between the base
+    and the run: prefixes may rest on them.
     """
 
     def __init__(
-        self, before: Sequence[Path], run: Sequence[Path], scratch: Path
+        self, descriptor: int, before: Sequence[Path], run: Sequence[Path]
     ) -> None:
-        self._before = before
         self._run = run
-        self._scratch = scratch
-
-    def __enter__(self) -> Self:
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        self._descriptor = os.open(self._scratch, flags, 0o600)
-        self._scratch.unlink()
-        try:
-            with refusing_full_disk("the pages of a compaction"):
-                self._fill()
-        except BaseException:
-            os.close(self._descriptor)
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        os.close(self._descriptor)
+        first = _header(run[0])
+        self.file = PageFile(descriptor, first.page_size)
+        with refusing_full_disk("the pages of a compaction"):
+            fill(self.file, before, self._needed(descriptor))
+            for path in run:
+                info = self._apply(path)
+        self.fingerprint = info.fingerprint
+        count = sum(1 for _ in self.file.marked_pages(info.header.page_count))
+        self.header = replace(first, page_count=info.header.page_count, pages=count)
 
     def blocks(self) -> Iterator[Block]:
         """The pages in order, as an encoder takes them."""
@@ -95,20 +83,10 @@ class Merged:
         data = self.file.read(numbers)
         return Block(tuple(numbers), hash_pages(data, self.header.page_size), data)
 
-    def _fill(self) -> None:
-        first = _header(self._run[0])
-        self.file = PageFile(self._descriptor, first.page_size)
-        fill(self.file, self._before, self._needed())
-        for path in self._run:
-            info = self._apply(path)
-        self.fingerprint = info.fingerprint
-        count = sum(1 for _ in self.file.marked_pages(info.header.page_count))
-        self.header = replace(first, page_count=info.header.page_count, pages=count)
-
-    def _needed(self) -> set[int]:
+    def _needed(self, descriptor: int) -> set[int]:
         """Pages whose version before the run some prefix of the run means."""
         needed: set[int] = set()
-        seen = PageFile(self._descriptor, 0)
+        seen = PageFile(descriptor, 0)
         for path in self._run:
             for chunk in chunks(path):
                 needed.update(n for n in chunk.prefix if not seen.marked(n))

@@ -17,7 +17,7 @@ from services.segments.layout import CHUNK_HEAD, HEADER, TAIL, Tail
 from services.segments.pack import Prefix
 from services.segments.read import verify
 from services.snapshots.delta_proof import chunks, fingerprint_after, outline
-from services.snapshots.older_pages import OlderPages
+from services.snapshots.older_pages import older_pages
 from tests.support import segments as made
 
 # Any folder will do for every example: names are made anew.
@@ -118,7 +118,7 @@ def test_prefixes_along_the_chain(tmp_path: Path, seed: int, count: int) -> None
     found = outline(last)
     scratch = tmp_path / f"scratch-{random.randrange(2**60)}"
 
-    with OlderPages(before, set(found.prefix), 512, scratch) as older:
+    with older_pages(before, set(found.prefix), 512, scratch) as older:
         info = verify(last, older.read)
 
     assert made.fingerprint(chain.images[-1]) == info.fingerprint
@@ -132,7 +132,7 @@ def test_a_prefix_that_nobody_carries(tmp_path: Path) -> None:
 
     with (
         pytest.raises(ServiceError) as refused,
-        OlderPages(chain.paths[1:], {3, 4}, 512, tmp_path / "scratch"),
+        older_pages(chain.paths[1:], {3, 4}, 512, tmp_path / "scratch"),
     ):
         raise AssertionError("unreachable")
 
