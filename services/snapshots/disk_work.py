@@ -65,6 +65,16 @@ def nameless_file(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
+def synced_or_gone(descriptor: int, path: Path) -> None:
+    """Makes the bytes durable, or removes the file: after a failed sync the kernel may
+    count them as written, and the next sync would vouch for what was never stored."""
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+
+
 def make_folder(path: Path) -> None:
     """Makes the folder and whatever is missing above it, each durably."""
     if path.is_dir():

@@ -18,7 +18,12 @@ from pathlib import Path
 from typing import Final, Self
 
 from services.segments.disk import sync_folder
-from services.snapshots.disk_work import disk_errors, in_thread, make_folder
+from services.snapshots.disk_work import (
+    disk_errors,
+    in_thread,
+    make_folder,
+    synced_or_gone,
+)
 from services.snapshots.store import BlobMissing
 from services.snapshots.store_mark import MARK, foreign, new_mark, store_id, strangers
 
@@ -178,7 +183,7 @@ def _write_synced(path: Path, data: bytes) -> None:
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        synced_or_gone(descriptor, path)
     finally:
         os.close(descriptor)
 

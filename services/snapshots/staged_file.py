@@ -10,7 +10,12 @@ from blake3 import blake3
 
 from services.chassis.errors import Reason, ServiceError
 from services.segments.disk import sync_folder, write_all
-from services.snapshots.disk_work import disk_errors, in_thread, make_folder
+from services.snapshots.disk_work import (
+    disk_errors,
+    in_thread,
+    make_folder,
+    synced_or_gone,
+)
 from services.snapshots.upload import Chunk, Upload
 
 WHAT: Final = "the upload"
@@ -76,7 +81,7 @@ class StagedFile:
             else:
                 with disk_errors(WHAT):
                     os.utime(self._descriptor)
-                    os.fsync(self._descriptor)
+                    synced_or_gone(self._descriptor, self.path)
                     sync_folder(self.path.parent)
         finally:
             os.close(self._descriptor)
