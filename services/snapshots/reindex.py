@@ -29,6 +29,20 @@ async def reindex(catalog: Catalog, blobs: BlobStore, agent: AgentName) -> None:
         )
 
 
+async def revised(catalog: Catalog, blobs: BlobStore, head: Snapshot) -> bool:
+    """Whether the blob store had a later revision of the head: the catalog, which had
+    lost its compaction, has it now. The earlier one names segments that may be gone."""
+    try:
+        key = records.record_key(head.agent, head.generation)
+        stored = records.from_json(await blobs.read(key))
+    except (BlobMissing, ValueError):
+        return False  # there is nothing to go by
+    if stored.revision <= head.revision:
+        return False
+    _log.warning(Event.RECORD_REPAIRED, name=head.name)
+    return await catalog.revise(head.agent, head, stored)
+
+
 async def stored_records(blobs: BlobStore, agent: AgentName) -> list[Snapshot]:
     """All records of the agent in the blob store, oldest first.
 

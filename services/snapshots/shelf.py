@@ -11,7 +11,7 @@ from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName
 from services.snapshots import records
 from services.snapshots.generations import AgentState, Claim, Snapshot, absent
-from services.snapshots.reindex import reindex, stored_generations
+from services.snapshots.reindex import reindex, revised, stored_generations
 from services.snapshots.store import BlobMissing, BlobStore, Catalog
 
 PAGE_SIZE: Final = 50
@@ -54,7 +54,11 @@ class Shelf:
         state = await self._catalog.advance(agent, claim)
         stored = await stored_generations(self._blobs, agent)
         if not stored or stored[-1] <= state.last:
-            return state
+            if state.head is None or not await revised(
+                self._catalog, self._blobs, state.head
+            ):
+                return state
+            return await self._catalog.advance(agent, claim)
         # A commit of this owner that was under way is known before it is stored.
         state, _ = await self._catalog.look(agent)
         if stored[-1] <= state.last:

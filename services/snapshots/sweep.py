@@ -22,7 +22,7 @@ from services.snapshots.collection import collect
 from services.snapshots.commit import Committer
 from services.snapshots.generations import Snapshot
 from services.snapshots.pins import Pins
-from services.snapshots.reindex import reindex, stored_generations
+from services.snapshots.reindex import reindex, revised, stored_generations
 from services.snapshots.retention import to_drop
 from services.snapshots.staging import Staging
 from services.snapshots.store import RECORDS_KEPT, BlobStore, Catalog
@@ -185,6 +185,8 @@ class Sweeper:
         if stored and stored[-1] > state.last:
             await reindex(self._catalog, self._blobs, agent)
             return
+        if state.head is not None:
+            await revised(self._catalog, self._blobs, state.head)
         known = set(stored)
         recent = await self._catalog.recent(agent)
         if recent:

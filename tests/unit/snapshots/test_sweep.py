@@ -15,6 +15,7 @@ from services.chassis.errors import ServiceError
 from services.chassis.names import AgentName
 from services.snapshots import records
 from services.snapshots.assembly import Parts, assemble
+from services.snapshots.compaction import compacted
 from services.snapshots.file_staging import FileStaging
 from services.snapshots.generations import Claim, Snapshot
 from services.snapshots.store import Entry
@@ -317,3 +318,22 @@ async def test_one_town_does_not_hold_up_the_others(plant: Plant) -> None:
 
     assert unused not in plant.blobs.blobs
     assert rotten in plant.blobs.blobs
+
+
+@pytest.mark.parametrize("by", ["sweep", "claim"])
+async def test_a_catalog_that_lost_a_compaction(plant: Plant, by: str) -> None:
+    """The record in the blob store is later, and the segments of the catalog's may be
+    gone: the head reads as the record says."""
+    lost = snapshot(1)
+    later = compacted(lost, (segment("merged"),))
+    await plant.commit(lost)
+    key = records.record_key(NAME, 1)
+    plant.blobs.blobs[key] = records.to_json(later).encode()
+
+    if by == "sweep":
+        await plant.sweeper.start()
+    else:
+        await plant.parts.shelf.advance(NAME, CLAIM)
+
+    state, _ = await plant.catalog.look(NAME)
+    assert later == state.head
