@@ -58,12 +58,14 @@ class BlobCache:
 
     async def adopt(self, key: str, path: Path) -> None:
         """Keeps a local file, on the same disk, that has just become a blob."""
-        await self.drop(key)
         copy = _Copy(self._new_path())
         with disk_errors("the cache"):
             await in_thread(os.link, path, copy.path)
             self._count(copy)
+        previous = self._copies.pop(key, None)
         self._copies[key] = copy
+        if previous is not None:
+            await self._tidy(key, previous)
         await self._tidy(key, copy)
 
     async def drop(self, key: str) -> None:

@@ -87,12 +87,13 @@ class RedisUploads:
         )
         return bool(answer == b"done")
 
-    async def close(self, hold: Hold, *, discarded: bool) -> None:
-        await self._close.run(
+    async def close(self, hold: Hold, *, discarded: bool) -> bool:
+        answer = await self._close.run(
             self._redis,
             _keys(hold.agent.town, hold.upload_id),
             [hold.holder, int(discarded), self._now_us(), self._keep_ms],
         )
+        return bool(answer == b"done")
 
     async def find(self, agent: AgentName, upload_id: str) -> PausedUpload | None:
         fields = ["agent", "size", "touched"]

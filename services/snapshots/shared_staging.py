@@ -59,8 +59,8 @@ class UploadLedger(Protocol):
     async def note(self, hold: Hold, part: str = "", size_bytes: int = 0) -> bool:
         """Goes on holding it, with a part more if one is given; False if it is lost."""
 
-    async def close(self, hold: Hold, *, discarded: bool) -> None:
-        """Lets it go, unless it was lost."""
+    async def close(self, hold: Hold, *, discarded: bool) -> bool:
+        """Lets it go; False, and nothing, if it is somebody else's by now."""
 
     async def find(self, agent: AgentName, upload_id: str) -> PausedUpload | None: ...
 
@@ -185,8 +185,8 @@ class SharedStaging:
                 if not staged.discarded:
                     await staged.send()
             with suppress(ServiceError):  # then it ends by itself
-                await self._ledger.close(hold, discarded=staged.discarded)
-                if staged.discarded:
+                ours = await self._ledger.close(hold, discarded=staged.discarded)
+                if ours and staged.discarded:
                     await self._remove(hold.agent.town, hold.upload_id, hold.folder)
         finally:
             staged.discarded = True  # the copy, whatever becomes of the upload

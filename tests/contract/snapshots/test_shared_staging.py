@@ -199,6 +199,18 @@ class TestHolding:
         assert 3 == await persisted(other)
         assert blake3(b"xyz!").digest() == await stage(other, b"!", offset=3)
 
+    async def test_a_slow_one_takes_no_parts_with_it(self, replicas: Replicas) -> None:
+        """What it throws away is its own view; the parts are its successor's now."""
+        other = replicas.one()
+        await stage(other, b"abc")
+        async with replicas.one().opened(header(3)) as slow:
+            await replicas.redis.delete(HOLD)
+            await stage(other, b"xyz", offset=3)
+            slow.discarded = True
+
+        assert 6 == await persisted(other)
+        assert blake3(b"abcxyz!").digest() == await stage(other, b"!", offset=6)
+
     async def test_of_many_streams_one_wins(self, replicas: Replicas) -> None:
         """Of streams that begin at the same time exactly one has the upload."""
 
