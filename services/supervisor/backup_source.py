@@ -155,6 +155,8 @@ def _state(connection: apsw.Connection) -> _Copied:
 
 def _back_up(source: apsw.Connection, path: Path, in_steps_of: int = 0) -> None:
     """The whole, at once; or in steps, as many as this number of pages takes, twice."""
+    # What an earlier try left is half a database, on which none can be opened.
+    path.unlink(missing_ok=True)
     target = apsw.Connection(str(path))
     try:
         # Of use to nobody after a crash, so nothing is journalled or synced.

@@ -39,7 +39,8 @@ class Shape(NamedTuple):
 
 
 class StateMoved(Exception):
-    """The state went away while it was read: take another capture."""
+    """The state went away while it was read: take another capture. Whoever reads the
+    blocks of a base meets it."""
 
 
 class Way(StrEnum):

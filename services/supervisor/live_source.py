@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -55,7 +56,6 @@ class LiveSource:
         self._pin_bytes_min = pin_bytes_min
         self._wal: WalSource | None = None
         self._opening = -1
-        self._moves = 0
         self._last: WalSource | BackupSource = self._backup
         self._alarmed = False
 
@@ -78,16 +78,15 @@ class LiveSource:
             if connection is None:
                 return None
             wal = self._reader(connection, page_map)
-            if wal is not None and self._moves < _MOVES_MAX:
+            if wal is not None:
                 try:
-                    return self._fast(wal, page_map, base)
-                except Unreadable as error:
+                    return self._fast_while_still(wal, page_map, base)
+                except (Unreadable, StateMoved) as error:
                     log.info(
                         "save.by_backup",
                         database=str(self._database.path),
-                        why=str(error),
+                        why=str(error) or "the log was begun anew again and again",
                     )
-            self._moves = 0
             return self._reference(wal, page_map, base)
 
     def let_go(self) -> None:
@@ -115,13 +114,17 @@ class LiveSource:
             self._opening = self._database.openings
         return self._wal
 
+    def _fast_while_still(
+        self, wal: WalSource, page_map: PageMap, base: bool
+    ) -> Capture | None:
+        for _ in range(_MOVES_MAX - 1):
+            with suppress(StateMoved):
+                return self._fast(wal, page_map, base)
+        return self._fast(wal, page_map, base)
+
     def _fast(self, wal: WalSource, page_map: PageMap, base: bool) -> Capture | None:
         check = time.monotonic() - self._checked_s >= self._check_every_s
-        try:
-            capture = wal.capture(page_map, base=base, check=check)
-        except StateMoved:
-            self._moves += 1
-            raise
+        capture = wal.capture(page_map, base=base, check=check)
         if check and wal.reading.way is Way.FULL:
             self._checked_s = time.monotonic()
         if wal.suspect:
@@ -129,7 +132,6 @@ class LiveSource:
             capture.close()
             self._distrust()
             return self._reference(None, page_map, base)
-        self._moves = 0
         self._last = wal
         self._watch(wal.reading.log_frames)
         if capture is not None:

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 # Packing a first save uses the second core too; a delta is too small to care.
 BASE_THREADS: Final = 2
-# More than after which a source goes over to the reference, which never moves.
+# The pages of a base are read after its capture, and may move then.
 _MOVES_MAX: Final = 6
 
 

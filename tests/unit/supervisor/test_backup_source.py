@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import apsw
 import pytest
@@ -242,6 +243,26 @@ class TestReplaced:
 
         with sqlite.opened(bench.database, "delete") as agent:
             sqlite.fill(agent, 5)
+        assert bench.save() is not None
+        bench.assert_saved()
+
+
+def test_a_copy_that_was_given_up_halfway(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer came between its steps: the next try begins with nothing."""
+    with sqlite.opened(bench.database, "delete") as agent:
+        sqlite.fill(agent, 50)
+        bench.save()
+        agent.execute("UPDATE t SET body = 1 WHERE id = 7")
+
+        def half(source: apsw.Connection, path: Path, in_steps_of: int) -> None:
+            monkeypatch.undo()
+            path.write_bytes(b"half a copy " * 1000)
+            agent.execute("UPDATE t SET body = 2 WHERE id = 7")
+
+        monkeypatch.setattr("services.supervisor.backup_source._back_up", half)
+
         assert bench.save() is not None
         bench.assert_saved()
 
