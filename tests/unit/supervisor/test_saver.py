@@ -49,6 +49,8 @@ def snapshots() -> FakeSnapshots:
 def write(database: Path, text: str) -> None:
     # Never through another SQLite library: it would drop the saver's locks.
     connection = apsw.Connection(str(database))
+    # As an agent does: whoever opens the log first holds it for a moment.
+    connection.set_busy_timeout(2000)
     connection.execute("insert into note values (?)", (text * 400,))
     connection.close()
 
