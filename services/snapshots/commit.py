@@ -15,7 +15,6 @@ from typing import Final, Protocol
 from services.chassis.clock import Clock
 from services.chassis.errors import Reason, ServiceError
 from services.snapshots import records
-from services.snapshots.disk_work import in_thread
 from services.snapshots.examination import Examiner
 from services.snapshots.generations import (
     Addition,
@@ -27,7 +26,7 @@ from services.snapshots.generations import (
 )
 from services.snapshots.pins import Pins
 from services.snapshots.recording import record
-from services.snapshots.segment_files import check_fingerprint, encode_file
+from services.snapshots.segment_files import check_fingerprint
 from services.snapshots.store import BlobStore, Catalog
 from services.snapshots.upload import Body, Header, Trailer
 
@@ -81,21 +80,31 @@ class Committer:
         the catalog to say, in the one step that counts.
         """
         async with self._turn(trailer.size_bytes), AsyncExitStack() as stack:
+            segment = path
             if header.body is Body.FILE:
-                source = self._scratch()
-                stack.callback(source.unlink, missing_ok=True)
-                added = await in_thread(encode_file, path, source)
-            else:
-                source = path
-                state, added = await self._examined(header, state, path)
-                check_fingerprint(added, trailer.fingerprint)
-            digest = added.segment.blake3
-            await stack.enter_async_context(
-                self._pins.holding(header.agent.town, [digest])
-            )
-            key = records.segment_key(header.agent.town, digest)
-            await self._blobs.publish(key, source)
-            return await self._enter(header, state, added, path)
+                segment = self._scratch()
+                stack.callback(segment.unlink, missing_ok=True)
+            added: Addition | None = None
+            for _ in range(_TRIES):
+                if added is None or added.segment.kind is Kind.DELTA:
+                    # A delta rests on the chain that the head has now.
+                    state, added = await self._made(header, state, path, segment)
+                    if header.body is Body.SEGMENT:
+                        check_fingerprint(added, trailer.fingerprint)
+                    await self._publish(header, added, segment, stack)
+                entered = await self._enter(header, state, added)
+                if entered is not None:
+                    self.committed(entered)
+                    await self.record(entered)
+                    return entered
+                state, _ = await self._catalog.look(header.agent)
+                head = state.head_generation
+                check_match(header.agent, head, header.if_generation_match)
+        raise ServiceError(
+            Reason.GENERATION_MISMATCH,
+            f"cannot write {header.agent}: others write it all the time; try again",
+            generation=state.head_generation,
+        )
 
     async def acknowledge(self, snapshot: Snapshot) -> Snapshot:
         """The answer to an upload that was committed, maybe by a call that was cut."""
@@ -107,12 +116,15 @@ class Committer:
         """Puts the record beside the segments: from it the catalog can be rebuilt."""
         await record(self._catalog, self._blobs, snapshot)
 
-    async def _examined(
-        self, header: Header, state: AgentState, path: Path
+    async def _made(
+        self, header: Header, state: AgentState, path: Path, segment: Path
     ) -> tuple[AgentState, Addition]:
-        """What the segment adds, and to which state: since the header came, the head's
+        """What the upload adds, and to which state: since the header came, the head's
         chain may have been compacted, and what was merged be gone."""
         agent = header.agent
+        if header.body is Body.FILE:
+            segment.unlink(missing_ok=True)
+            return state, await self._examiner.pack(agent, path, state.head, segment)
         try:
             return state, await self._examiner.examine(agent, path, state.head)
         except ServiceError as error:
@@ -123,35 +135,28 @@ class Committer:
                 raise
             return now, await self._examiner.examine(agent, path, now.head)
 
+    async def _publish(
+        self, header: Header, added: Addition, segment: Path, held: AsyncExitStack
+    ) -> None:
+        """Makes the segment durable; nobody collects it while `held` is open."""
+        town, digest = header.agent.town, added.segment.blake3
+        await held.enter_async_context(self._pins.holding(town, [digest]))
+        await self._blobs.publish(records.segment_key(town, digest), segment)
+
     async def _enter(
-        self, header: Header, state: AgentState, added: Addition, path: Path
-    ) -> Snapshot:
-        for _ in range(_TRIES):
-            snapshot = Snapshot(
-                agent=header.agent,
-                generation=state.last + 1,
-                content=content_with(header.agent, state.head, added),
-                origin=header.origin,
-                epoch=header.claim.epoch or 0,
-                instance=header.claim.instance,
-                create_time=self._clock.now(),
-            )
-            entered = await self._catalog.commit(
-                snapshot, header.claim, header.if_generation_match, state.revision
-            )
-            if entered is not None:
-                self.committed(entered)
-                await self.record(entered)
-                return entered
-            state, _ = await self._catalog.look(header.agent)
-            check_match(header.agent, state.head_generation, header.if_generation_match)
-            if added.segment.kind is Kind.DELTA:
-                # Same state, another chain: prefixes must be found in that one too.
-                added = await self._examiner.examine(header.agent, path, state.head)
-        raise ServiceError(
-            Reason.GENERATION_MISMATCH,
-            f"cannot write {header.agent}: others write it all the time; try again",
-            generation=state.head_generation,
+        self, header: Header, state: AgentState, added: Addition
+    ) -> Snapshot | None:
+        snapshot = Snapshot(
+            agent=header.agent,
+            generation=state.last + 1,
+            content=content_with(header.agent, state.head, added),
+            origin=header.origin,
+            epoch=header.claim.epoch or 0,
+            instance=header.claim.instance,
+            create_time=self._clock.now(),
+        )
+        return await self._catalog.commit(
+            snapshot, header.claim, header.if_generation_match, state.revision
         )
 
     @asynccontextmanager

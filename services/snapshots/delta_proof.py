@@ -73,7 +73,7 @@ def fingerprint_after(
 ) -> Fingerprint:
     """The fingerprint of the chain's database with this delta on top."""
     if len(found.pages) < _pages_changed(found.header):
-        return _by_map(delta, base, deltas)
+        return page_map_of((base, *deltas, delta)).fingerprint
     old = Fingerprint()
     wanted = sorted(found.pages)
     for path in (*reversed(deltas), base):
@@ -125,9 +125,11 @@ def _weighed(chunk: Chunk, numbers: Sequence[int]) -> Fingerprint:
     return Fingerprint.of(numbers, b"".join(hashes))
 
 
-def _by_map(delta: Path, base: Path, deltas: Sequence[Path]) -> Fingerprint:
+def page_map_of(chain: Iterable[Path]) -> PageMap:
+    """The hash of every page of a base with its deltas. Raises SEGMENT_MALFORMED,
+    DIGEST_MISMATCH."""
     page_map = PageMap()
-    for path in (base, *deltas, delta):
+    for path in chain:
         with path.open("rb") as file:
             decoder = SegmentDecoder()
             begun = False
@@ -139,7 +141,7 @@ def _by_map(delta: Path, base: Path, deltas: Sequence[Path]) -> Fingerprint:
                     page_map.replace(chunk.numbers, chunk.hashes)
         if not begun:
             _begin(page_map, decoder.header)
-    return page_map.fingerprint
+    return page_map
 
 
 def _begin(page_map: PageMap, header: Header | None) -> None:

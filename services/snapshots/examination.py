@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -14,18 +14,24 @@ from services.segments.read import verify
 from services.snapshots import records
 from services.snapshots.delta_proof import Outline, fingerprint_after, outline
 from services.snapshots.disk_work import in_thread
+from services.snapshots.file_changes import encode_changes
 from services.snapshots.generations import (
     Addition,
     Segment,
     Snapshot,
     Standing,
+    chain_of,
     check_parent,
     parent_mismatch,
     prefix_gone,
 )
 from services.snapshots.older_pages import older_pages
 from services.snapshots.pins import Pins
-from services.snapshots.segment_files import addition
+from services.snapshots.segment_files import (
+    addition,
+    encode_file,
+    sound_page_size,
+)
 from services.snapshots.store import BlobMissing, BlobStore
 
 _ROTTEN: Final = frozenset({Reason.SEGMENT_MALFORMED, Reason.DIGEST_MISMATCH})
@@ -62,6 +68,21 @@ class Examiner:
         segments = check_parent(agent, head, standing)
         async with self._chain(agent, segments) as chain:
             return await in_thread(self._verify_on, agent, path, found, chain)
+
+    async def pack(
+        self, agent: AgentName, path: Path, head: Snapshot | None, target: Path
+    ) -> Addition:
+        """Makes a segment of a whole file: of the pages that differ from the head's
+        where that is less, else of all of it."""
+        page_size = await in_thread(sound_page_size, path)
+        if head is not None and page_size == head.content.page_size_bytes != 0:
+            with suppress(ServiceError):  # damaged, gone or too long: a base heals it
+                chain = self._chain(agent, chain_of(agent, head))
+                async with chain as paths:
+                    made = await in_thread(encode_changes, path, target, paths)
+                if made is not None:
+                    return made
+        return await in_thread(encode_file, path, target, page_size)
 
     def _verify(self, path: Path) -> Addition:
         return addition(verify(path, database_bytes_max=self._size_bytes_max))

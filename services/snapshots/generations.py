@@ -187,7 +187,7 @@ def content_with(
     """What a generation holds that adds one segment to the head."""
     segments: tuple[Segment, ...] = (addition.segment,)
     if addition.segment.kind is Kind.DELTA:
-        segments = (*_chain(agent, head), addition.segment)
+        segments = (*chain_of(agent, head), addition.segment)
     opaque = addition.segment.kind is Kind.OPAQUE
     return Content(
         format=Format.OPAQUE if opaque else Format.PAGES,
@@ -203,7 +203,7 @@ def check_parent(
     agent: AgentName, head: Snapshot | None, standing: Standing
 ) -> tuple[Segment, ...]:
     """The segments that a delta goes on top of, if it was made from the head."""
-    chain = _chain(agent, head)
+    chain = chain_of(agent, head)
     assert head is not None, "an agent without a head has no chain"
     found = head.content
     if found.page_size_bytes != standing.page_size_bytes:
@@ -220,7 +220,8 @@ def check_parent(
     return chain
 
 
-def _chain(agent: AgentName, head: Snapshot | None) -> tuple[Segment, ...]:
+def chain_of(agent: AgentName, head: Snapshot | None) -> tuple[Segment, ...]:
+    """The segments that a delta may be added to. Raises PARENT_MISMATCH."""
     if head is None or head.content.format is Format.OPAQUE:
         raise parent_mismatch(agent, "the head holds no pages")
     if len(head.content.segments) > DELTAS_MAX:

@@ -6,8 +6,9 @@ Everything here blocks and belongs in a thread.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import starmap
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import apsw
 
@@ -69,34 +70,31 @@ def check_fingerprint(found: Addition, claimed: bytes) -> None:
         )
 
 
-def encode_file(source: Path, target: Path) -> Addition:
-    """Makes a base of a sound SQLite file, and opaque bytes of anything else."""
-    page_size = sound_page_size(source)
+def encode_file(source: Path, target: Path, page_size: int) -> Addition:
+    """Makes a base of a sound SQLite file, and opaque bytes of one without pages."""
     with source.open("rb") as file, refusing_full_disk("the segment"):
         if page_size:
             header = Header.base(page_size, source.stat().st_size // page_size)
-            blocks = _blocks(file_parts_of(source, header), header)
-            encoder = SegmentEncoder(header, blocks, threads=_THREADS)
+            encoder = SegmentEncoder(header, _blocks(file, header), threads=_THREADS)
         else:
             encoder = opaque_encoder(file_parts(file))
         with target.open("xb") as segment:
             return addition(write_segment(segment, encoder))
 
 
-def file_parts_of(source: Path, header: Header) -> Iterator[bytes]:
-    """The file in pieces of as many pages as a chunk holds."""
-    size_bytes = header.chunk_pages_max * header.page_size
-    with source.open("rb", buffering=0) as file:
-        while part := file.read(size_bytes):
-            yield part
-
-
-def _blocks(parts: Iterator[bytes], header: Header) -> Iterator[Block]:
+def hashed_pages(
+    file: BinaryIO, page_size: int, most: int
+) -> Iterator[tuple[range, bytes, bytes]]:
+    """The pages of a file in order, so many at a time: numbers, hashes, data."""
     first = 1
-    for part in parts:
-        numbers = range(first, first + len(part) // header.page_size)
-        yield Block(numbers, hash_pages(part, header.page_size), part)
+    while data := file.read(most * page_size):
+        numbers = range(first, first + len(data) // page_size)
+        yield numbers, hash_pages(data, page_size), data
         first = numbers.stop
+
+
+def _blocks(file: BinaryIO, header: Header) -> Iterator[Block]:
+    return starmap(Block, hashed_pages(file, header.page_size, header.chunk_pages_max))
 
 
 def sound_page_size(path: Path) -> int:

@@ -66,7 +66,7 @@ def delta(
     return b"".join(SegmentEncoder(header, grouped, after, prefix=prefix))
 
 
-def pieces(data: bytes, size: int) -> Iterable[bytes]:
+def pieces(data: bytes, size: int) -> list[bytes]:
     return [data[at : at + size] for at in range(0, len(data), size)]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.__main__ import parser
 from bench.rows import Goal, Row, compare, write
 
 LEAST = Goal("B6.rate", "a rate", 0.5, "× empty", at_least=True)
@@ -61,3 +62,19 @@ def test_the_file_is_as_programs_expect_it(tmp_path: Path) -> None:
     assert {"rows": [expected]} == json.loads(
         (tmp_path / "results.json").read_text("utf-8")
     )
+
+
+@pytest.mark.parametrize("words", [[], ["--full"], ["B1", "B7"]])
+def test_parts_may_be_named_or_not(words: list[str]) -> None:
+    """`make bench` names none."""
+    assert [word for word in words if word != "--full"] == parser().parse_args(
+        words
+    ).ids
+
+
+def test_a_part_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    """It says which there are."""
+    with pytest.raises(SystemExit):
+        parser().parse_args(["B9"])
+
+    assert "none of B1, B2" in capsys.readouterr().err

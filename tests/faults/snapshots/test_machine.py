@@ -119,8 +119,8 @@ def record_before_script() -> Patches:
     real = Committer._enter
 
     async def enter(
-        self: Committer, header: Header, state: AgentState, added: Addition, path: Path
-    ) -> Snapshot:
+        self: Committer, header: Header, state: AgentState, added: Addition
+    ) -> Snapshot | None:
         early = Snapshot(
             agent=header.agent,
             generation=state.last + 1,
@@ -131,7 +131,7 @@ def record_before_script() -> Patches:
             create_time=self._clock.now(),
         )
         await self.record(early)
-        return await real(self, header, state, added, path)
+        return await real(self, header, state, added)
 
     yield patch.object(Committer, "_enter", enter)
 
@@ -163,7 +163,7 @@ def any_parent() -> Patches:
     """Neither what a delta says of its parent nor what follows from it is compared."""
 
     def check(agent: AgentName, head: Snapshot | None, standing: Any) -> Any:
-        return generations._chain(agent, head)
+        return generations.chain_of(agent, head)
 
     yield patch.object(examination, "check_parent", check)
     yield patch.object(examination, "_prove", lambda *_: None)
