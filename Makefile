@@ -18,7 +18,7 @@ AGAINST ?= $(shell git rev-parse -q --verify origin/main || git rev-parse -q --v
 RELEASED = $(shell git log -1 --format=%H -G'^version = ' -- pyproject.toml)^
 
 .DEFAULT_GOAL := help
-.PHONY: help setup protos demo test faults e2e kills losses fencing valkey-kills storm \
+.PHONY: help setup protos demo test faults e2e kills losses fencing valkey-kills storm sizes \
 	every-call histories bench lint format types breaking deploy-check lock clean
 
 help: ## list these targets
@@ -63,6 +63,9 @@ fencing: setup ## pause a writer beyond its lease again and again (ROUNDS=200 SE
 
 valkey-kills: setup ## SIGKILL Valkey under load again and again (ROUNDS=100 SEED=1)
 	$(BIN)/python -m tests.faults.snapshots.valkey_campaign --rounds $(or $(ROUNDS),100) --seed $(or $(SEED),1)
+
+sizes: setup ## how much a session of 10 GB and 100 streams take (SIZE_MB=10000 STREAMS=100)
+	$(BIN)/python -m tests.faults.size_campaign --size-mb $(or $(SIZE_MB),10000) --streams $(or $(STREAMS),100)
 
 every-call: setup ## a fault at every call of the snapshot service to its stores
 	ROUNDS=1 $(BIN)/python -m pytest -s tests/faults/snapshots/test_every_call.py $(ARGS)

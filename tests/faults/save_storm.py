@@ -3,7 +3,9 @@
 Within the read transaction of each save SQLite serializes the database as well. What
 the chain of saves makes of it must be those bytes, and sound. A third of the rounds
 keeps the last read transaction open (as for large databases), writers are killed in
-mid-transaction, logs are begun anew, cut and left behind.
+mid-transaction, logs are begun anew, cut and left behind. Now and then a save is never
+acknowledged, and now and then the supervisor's side begins anew with what it kept on
+disk: the page map and its position in the log.
 
 Run it whole: `make storm ROUNDS=10000 SEED=1`.
 """
@@ -36,7 +38,7 @@ from tests.faults.storm_writers import ROWS, build
 # Of one storm; the next has other writers and another way of reading.
 ROUNDS_A_STORM = 250
 STORMS = (
-    ("small", "large"),
+    ("small", "small", "large"),
     ("small", "small", "large", "keeper"),
     ("small", "small", "small"),
     ("small", "large", "keeper"),
@@ -44,6 +46,8 @@ STORMS = (
 KILL_EVERY = 25
 # Equal to what SQLite sees says more; this costs more than all the rest.
 CHECK_EVERY = 10
+LOST_SHARE = 0.03
+RESTARTED_SHARE = 0.03
 _TRIES = 20
 
 
@@ -59,11 +63,10 @@ class Storm:
         self._writers: list[subprocess.Popen[bytes]] = []
         self._image = bytearray()
         self._map = PageMap()
-        pinned = number % 3 == 2
-        self._source = LiveSource(
-            self._database, folder, pin_bytes_min=0 if pinned else 1 << 40
-        )
+        self._pin_bytes_min = 0 if number % 3 == 2 else 1 << 40
+        self._source = self._opened()
         self.ways: Counter[str] = Counter()
+        self.troubles: Counter[str] = Counter()
         self.complaints: list[str] = []
         self.held_s = 0.0
         self.log_frames = 0
@@ -80,10 +83,20 @@ class Storm:
             writer.wait()
         self._source.close()
 
+    def _opened(self) -> LiveSource:
+        return LiveSource(
+            self._database,
+            self._folder,
+            self._folder / "position",
+            pin_bytes_min=self._pin_bytes_min,
+        )
+
     def play(self, number: int) -> bool:
         """One save; True if there was something to save."""
         if number % KILL_EVERY == 0:
             self._replace_a_writer()
+        if self._chance.random() < RESTARTED_SHARE:
+            self._restart()
         # So there is more or less to save.
         self._pause.wait(self._chance.choice([0.0, 0.005, 0.05, 0.2]))
         seen = self._save()
@@ -106,6 +119,9 @@ class Storm:
                 if capture is None:
                     return None
                 with capture:
+                    if self._chance.random() < LOST_SHARE:
+                        self.troubles["saves never acknowledged"] += 1
+                        return None
                     self._apply(capture)
                 return seen
         raise AssertionError("the log moved under each of many readings")
@@ -119,7 +135,7 @@ class Storm:
             for at, page in enumerate(block.numbers):
                 data = block.data[at * size : (at + 1) * size]
                 self._image[(page - 1) * size : page * size] = data
-        capture.commit()
+        capture.commit(self._folder / "map")
 
     def _check(self, number: int, seen: list[bytes]) -> None:
         # A state that SQLite's own backup read has no second opinion.
@@ -136,6 +152,13 @@ class Storm:
         check.close()
         if found != "ok":
             self.complaints.append(f"save {number}: {found}")
+
+    def _restart(self) -> None:
+        """A supervisor that was killed leaves no more than this."""
+        self.troubles["restarts of the reader"] += 1
+        self._source.close()
+        self._source = self._opened()
+        self._map = PageMap.load(self._folder / "map") or PageMap()
 
     def _start(self, number: int) -> None:
         seed = str(self._chance.random())
@@ -186,6 +209,7 @@ def play(
 ) -> tuple[Counter[str], list[str]]:
     """So many saves that had something to save; how they were read, and complaints."""
     ways: Counter[str] = Counter()
+    troubles: Counter[str] = Counter()
     complaints: list[str] = []
     held_s, log_frames, number = 0.0, 0, 0
     while ways.total() < rounds:
@@ -199,6 +223,7 @@ def play(
                 played += 1
                 storm.play(played)
         ways += storm.ways
+        troubles += storm.troubles
         complaints += storm.complaints
         held_s = max(held_s, storm.held_s)
         log_frames = max(log_frames, storm.log_frames)
@@ -210,17 +235,23 @@ def play(
         )
         for complaint in storm.complaints:
             tell(f"  {complaint}")
-    tell(_table(ways, complaints, seed, held_s, log_frames))
+    tell(_table(ways, troubles, complaints, seed, held_s, log_frames))
     return ways, complaints
 
 
 def _table(
-    ways: Counter[str], complaints: list[str], seed: int, held_s: float, frames: int
+    ways: Counter[str],
+    troubles: Counter[str],
+    complaints: list[str],
+    seed: int,
+    held_s: float,
+    frames: int,
 ) -> str:
     rows = [
         ("saves", str(ways.total())),
         ("seed", str(seed)),
         *((f"read by way `{way}`", str(count)) for way, count in ways.most_common()),
+        *((what, str(count)) for what, count in sorted(troubles.items())),
         ("longest read transaction, SQLite's own copy in it", f"{held_s:.2f} s"),
         ("longest log", f"{frames} frames"),
         ("copies that are not what SQLite saw, or not sound", str(len(complaints))),
