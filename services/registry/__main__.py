@@ -8,6 +8,7 @@ import sys
 
 from services.chassis.errors import ServiceError
 from services.chassis.keys import KeysError
+from services.chassis.metrics import serving_metrics
 from services.chassis.redis_pool import connect
 from services.chassis.server import BindError, Server, run_until_signal
 from services.chassis.settings import SettingsError, load
@@ -45,7 +46,8 @@ async def serve(settings: RegistrySettings) -> None:
             )
             add_RegistryServiceServicer_to_server(servicer, server.grpc)
             server.health.register("redis", store.check)
-            await run_until_signal(server)
+            with serving_metrics(settings.metrics):
+                await run_until_signal(server)
     finally:
         await redis.aclose()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from services.chassis.metrics import MetricsSettings
 from services.chassis.parsers import duration, listen_address, text
 from services.chassis.redis_pool import RedisSettings
 from services.chassis.settings import group, var
@@ -46,6 +47,7 @@ class RegistrySettings:
     redis: RedisSettings = group(RedisSettings)
     trust: TrustSettings = group(TrustSettings)
     tls: TlsSettings = group(TlsSettings)
+    metrics: MetricsSettings = group(MetricsSettings)
 
     def problems(self) -> list[str]:
         if self.lease_ttl_s >= 3 * self.heartbeat_interval_s:

@@ -11,6 +11,7 @@ from typing import Final
 from services.chassis.clock import SystemClock
 from services.chassis.errors import ServiceError
 from services.chassis.keys import KeysError
+from services.chassis.metrics import serving_metrics
 from services.chassis.redis_pool import Durability, connect
 from services.chassis.server import BindError, Server, run_until_signal
 from services.chassis.settings import SettingsError, load
@@ -59,6 +60,7 @@ async def serve(settings: Settings) -> None:
             SnapshotServicer(parts),
             server.grpc,
         )
+        stack.enter_context(serving_metrics(settings.metrics))
         await parts.sweeper.start()
         for name, task in (
             ("sweep", parts.sweeper.run()),

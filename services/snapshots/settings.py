@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from services.chassis.metrics import MetricsSettings
 from services.chassis.parsers import BlobUrl, blob_url, listen_address, positive_int
 from services.chassis.parsers import text as any_text
 from services.chassis.redis_pool import RedisSettings
@@ -45,3 +46,4 @@ class Settings:
     redis: RedisSettings = group(RedisSettings)
     trust: TrustSettings = group(TrustSettings)
     tls: TlsSettings = group(TlsSettings)
+    metrics: MetricsSettings = group(MetricsSettings)

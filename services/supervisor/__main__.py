@@ -20,6 +20,7 @@ from services.chassis.clock import SystemClock
 from services.chassis.errors import ServiceError
 from services.chassis.key_sources import FetchedKeys
 from services.chassis.keys import KeysError
+from services.chassis.metrics import serving_metrics
 from services.chassis.server import BindError, Server, run_until_signal
 from services.chassis.settings import SettingsError, load
 from services.chassis.telemetry import configure_logging
@@ -29,6 +30,7 @@ from services.supervisor.events import EventLog
 from services.supervisor.heartbeat import Heartbeat
 from services.supervisor.hydrate import Hydrator
 from services.supervisor.ledger import Ledger
+from services.supervisor.metrics import shown
 from services.supervisor.policy import POLICY
 from services.supervisor.registry_client import RegistryClient
 from services.supervisor.roster import Roster
@@ -100,7 +102,8 @@ async def serve(settings: Settings) -> None:
         await around.registry.close()
         await around.hydrator.snapshots.close()
 
-    await run_until_signal(server, on_stop=leave, on_start=join)
+    with serving_metrics(settings.metrics), shown(roster):
+        await run_until_signal(server, on_stop=leave, on_start=join)
 
 
 def _surroundings(settings: Settings, identity: Identity) -> Surroundings:

@@ -6,6 +6,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.chassis.metrics import MetricsSettings
 from services.chassis.parsers import (
     address as address_to_call,
 )
@@ -91,6 +92,7 @@ class Settings:
     )
     trust: OptionalTrustSettings = group(OptionalTrustSettings)
     tls: TlsSettings = group(TlsSettings)
+    metrics: MetricsSettings = group(MetricsSettings)
 
     @property
     def instance(self) -> str:

@@ -98,16 +98,21 @@ def test_a_manifest_sets_only_what_its_service_reads(service: str) -> None:
 def test_a_service_listens_where_its_pod_says(service: str, tmp_path: Path) -> None:
     """The address given, the port named and the default are one number."""
     workload = manifests.workload(service)
-    (port,) = manifests.container(workload)["ports"]
-    given = as_started(service, tmp_path)[f"TOWNKEEPER_{service.upper()}_ADDR"]
+    port, *others = manifests.container(workload)["ports"]
+    given = as_started(service, tmp_path)
+    addresses = [given[f"TOWNKEEPER_{service.upper()}_ADDR"]]
+    if others:
+        addresses.append(given["TOWNKEEPER_METRICS_ADDR"])
 
-    assert str(port["containerPort"]) == given.rpartition(":")[2]
+    named = [str(one["containerPort"]) for one in (port, *others)]
+    assert named == [address.rpartition(":")[2] for address in addresses]
     assert listen_port(service) == port["containerPort"]
 
 
 @each_service
 def test_a_service_calls_others_where_they_are(service: str) -> None:
     """Each address names a Service of the base, and the port that it has."""
+    own = (f"TOWNKEEPER_{service.upper()}_ADDR", "TOWNKEEPER_METRICS_ADDR")
     ports = {
         name: str(manifests.of_kind(name, "Service")["spec"]["ports"][0]["port"])
         for name in SERVICES
@@ -115,7 +120,7 @@ def test_a_service_calls_others_where_they_are(service: str) -> None:
     called = {
         tuple((value or "").split(":"))
         for name, value in manifests.environment(manifests.workload(service)).items()
-        if name.endswith("_ADDR") and name != f"TOWNKEEPER_{service.upper()}_ADDR"
+        if name.endswith("_ADDR") and name not in own
     }
 
     assert called <= set(ports.items())

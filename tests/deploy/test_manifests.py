@@ -140,7 +140,7 @@ def test_an_image_runs_its_service_and_no_root(service: str) -> None:
 @each_service
 def test_an_image_opens_the_port_that_the_pod_names(service: str) -> None:
     """EXPOSE, containerPort and the Service's target are one number."""
-    (port,) = manifests.container(manifests.workload(service))["ports"]
+    port = manifests.container(manifests.workload(service))["ports"][0]
     (target,) = manifests.of_kind(service, "Service")["spec"]["ports"]
 
     assert f"\nEXPOSE {port['containerPort']}\n" in manifests.stage(service)
