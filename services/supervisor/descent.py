@@ -21,13 +21,14 @@ class Source(StrEnum):
     FRESH = "fresh"  # there is nothing at all
 
 
-def choose(local: int | None, exists: bool, head: int) -> Source:
+def choose(local: int | None, exists: bool, head: int, last: int) -> Source:
     """The source, from the generation the file descends from and the head.
 
     Args:
         local: what the record beside the file says; None without a record.
         exists: whether there is a file.
         head: the newest generation in the store; 0 when there is none.
+        last: the newest that ever was, deleted ones included.
     """
     if not exists:
         return Source.FETCH if head else Source.FRESH
@@ -36,6 +37,8 @@ def choose(local: int | None, exists: bool, head: int) -> Source:
         return Source.FETCH if head else Source.LOCAL
     if local == head:
         return Source.LOCAL
+    if not head and local <= last:
+        return Source.FRESH  # all of it was deleted, so this must not come back
     return Source.AHEAD if local > head else Source.FETCH
 
 

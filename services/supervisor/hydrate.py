@@ -77,9 +77,9 @@ class Hydrator:
         if crashed and (database is None or database.exists()):
             await saver.open()
             return Hydrated(self._continuing(launch, saver.session_id), saver)
-        head = await self.snapshots.advance(claim.name, claim.epoch)
+        head, last = await self.snapshots.advance(claim.name, claim.epoch)
         async with _closed_on_failure(saver):
-            lost = await self._settle(claim, saver, head, runtime.name, version)
+            lost = await self._settle(claim, saver, head, last)
         if crashed or claim.spec.continues:
             launch = self._continuing(launch, saver.session_id)
         report = _report(claim, head, lost)
@@ -95,10 +95,10 @@ class Hydrator:
         version = await runtime.version(launch)
         check_version(runtime.name, version, wanted.runtime, wanted.runtime_version)
         saver = self._saver(claim, runtime.database_path(launch), runtime.name, version)
-        head = await self.snapshots.advance(claim.name, claim.epoch)
+        head, last = await self.snapshots.advance(claim.name, claim.epoch)
         async with _closed_on_failure(saver):
             replaced = head.number if head is not None else 0
-            if await self._keep_local(claim, saver, head):
+            if await self._keep_local(claim, saver, head, last):
                 replaced = await saver.save()
             await saver.close()
             await self._fetch(claim, saver, wanted)
@@ -156,15 +156,14 @@ class Hydrator:
         claim: Claim,
         saver: Saver,
         head: Generation | None,
-        runtime: str,
-        version: str,
+        last: int,
     ) -> list[int]:
         """Leaves the right database on disk, nobody else using it, and the saver open
         on it. Returns the generations that could not be used."""
         if head is not None:
             # First: a save of what lies here would call it ours, readable or not.
-            check_version(runtime, version, head.runtime, head.runtime_version)
-        if await self._keep_local(claim, saver, head):
+            check_version(*saver.runtime, head.runtime, head.runtime_version)
+        if await self._keep_local(claim, saver, head, last):
             return []
         if head is None or saver.database is None:
             saver.begin(Lineage(0, claim.epoch), None, head)
@@ -174,7 +173,7 @@ class Hydrator:
         return await self._newest_sound(claim, saver, head)
 
     async def _keep_local(
-        self, claim: Claim, saver: Saver, head: Generation | None
+        self, claim: Claim, saver: Saver, head: Generation | None, last: int
     ) -> bool:
         """Ends what a predecessor left running. Saves the database on disk, if it is
         the newest state, with the saver open on it; else sets it aside."""
@@ -183,7 +182,7 @@ class Hydrator:
         lineage = _caught_up(places.lineage(), head)
         number = head.number if head is not None else 0
         exists = database is not None and database.exists()
-        source = choose(lineage.generation if lineage else None, exists, number)
+        source = choose(lineage.generation if lineage else None, exists, number, last)
         local = exists and source in {Source.LOCAL, Source.AHEAD}
         if local and self.ledger.leftovers(name):
             # Saved first: ending a process may be what it does not survive.

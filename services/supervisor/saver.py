@@ -81,7 +81,7 @@ class Saver:
         self._places = places
         self._snapshots = snapshots
         self._clock = clock
-        self._runtime = (runtime, runtime_version)
+        self.runtime = (runtime, runtime_version)
         self._map = PageMap()
         self._parent = 0
         self._segmenter: Segmenter | None = None
@@ -290,8 +290,8 @@ class Saver:
             fingerprint=cut.fingerprint,
             parent=self._parent,
             epoch=self._epoch,
-            runtime=self._runtime[0],
-            runtime_version=self._runtime[1],
+            runtime=self.runtime[0],
+            runtime_version=self.runtime[1],
             session_id=self.session_id,
         )
         return _Flight(segmented, cut, began_s)
@@ -322,7 +322,7 @@ class Saver:
             generation.number,
             self._epoch,
             self.session_id,
-            self._runtime[0],
+            self.runtime[0],
             len(generation.segments) - 1,
         )
         self._places.record(self.lineage)
@@ -331,7 +331,7 @@ class Saver:
 
     async def _stand_on_head(self, flight: _Flight) -> None:
         """Someone wrote the snapshot under our own epoch: over HTTP, whole."""
-        head = await self._snapshots.advance(self.name, self._epoch)
+        head, _ = await self._snapshots.advance(self.name, self._epoch)
         log.warning(
             "save.head_moved",
             agent=str(self.name),

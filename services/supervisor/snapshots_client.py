@@ -85,8 +85,11 @@ class SnapshotsClient:
     async def close(self) -> None:
         await self._channel.close()
 
-    async def advance(self, name: AgentName, epoch: int) -> Generation | None:
-        """Fences every earlier owner; returns the head, None when there is none."""
+    async def advance(
+        self, name: AgentName, epoch: int
+    ) -> tuple[Generation | None, int]:
+        """Fences every earlier owner; returns the head, None when there is none, and
+        the number of the newest generation that ever was."""
         request = pb.AdvanceEpochRequest(
             name=str(name),
             epoch=epoch,
@@ -95,7 +98,8 @@ class SnapshotsClient:
         )
         with rpc_errors():
             reply = await self._stub.AdvanceEpoch(request)
-        return _generation(reply.head) if reply.HasField("head") else None
+        head = _generation(reply.head) if reply.HasField("head") else None
+        return head, reply.generation
 
     async def older(self, name: AgentName, than: int) -> list[Generation]:
         """The generations before one, newest first."""

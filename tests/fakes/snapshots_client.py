@@ -37,11 +37,13 @@ class FakeSnapshots:
 
     async def close(self) -> None: ...
 
-    async def advance(self, name: AgentName, epoch: int) -> Generation | None:
+    async def advance(
+        self, name: AgentName, epoch: int
+    ) -> tuple[Generation | None, int]:
         if epoch < self.epoch:
             raise self._fenced()
         self.epoch = epoch
-        return self.head
+        return self.head, self.head.number if self.head else 0
 
     async def older(self, name: AgentName, than: int) -> list[Generation]:
         return [one for one in reversed(self.generations) if one.number < than]

@@ -7,23 +7,29 @@ from services.supervisor.descent import Source, check_version, choose
 
 
 @pytest.mark.parametrize(
-    ("local", "exists", "head", "expected"),
+    ("local", "exists", "head", "last", "expected"),
     [
-        pytest.param(None, False, 0, Source.FRESH, id="nothing anywhere"),
-        pytest.param(None, False, 3, Source.FETCH, id="new disk"),
-        pytest.param(2, False, 3, Source.FETCH, id="record without a file"),
-        pytest.param(3, True, 3, Source.LOCAL, id="only the process died"),
-        pytest.param(0, True, 0, Source.LOCAL, id="died before its first save"),
-        pytest.param(2, True, 3, Source.FETCH, id="somebody else went on"),
-        pytest.param(0, True, 1, Source.FETCH, id="somebody else was first"),
-        pytest.param(4, True, 3, Source.AHEAD, id="the store forgot"),
-        pytest.param(None, True, 0, Source.LOCAL, id="never recorded, never saved"),
-        pytest.param(None, True, 1, Source.FETCH, id="of unknown descent"),
+        pytest.param(None, False, 0, 0, Source.FRESH, id="nothing anywhere"),
+        pytest.param(None, False, 3, 3, Source.FETCH, id="new disk"),
+        pytest.param(2, False, 3, 3, Source.FETCH, id="record without a file"),
+        pytest.param(3, True, 3, 3, Source.LOCAL, id="only the process died"),
+        pytest.param(0, True, 0, 0, Source.LOCAL, id="died before its first save"),
+        pytest.param(2, True, 3, 3, Source.FETCH, id="somebody else went on"),
+        pytest.param(0, True, 1, 1, Source.FETCH, id="somebody else was first"),
+        pytest.param(4, True, 3, 3, Source.AHEAD, id="the store forgot"),
+        pytest.param(None, True, 0, 0, Source.LOCAL, id="never recorded, never saved"),
+        pytest.param(None, True, 1, 1, Source.FETCH, id="of unknown descent"),
+        pytest.param(4, True, 0, 0, Source.AHEAD, id="the store forgot everything"),
+        pytest.param(4, True, 0, 4, Source.FRESH, id="deleted, and the disk kept"),
+        pytest.param(3, True, 0, 4, Source.FRESH, id="deleted, and an old disk"),
+        pytest.param(0, True, 0, 4, Source.LOCAL, id="begun anew after a deletion"),
     ],
 )
-def test_choose(local: int | None, exists: bool, head: int, expected: Source) -> None:
+def test_choose(
+    local: int | None, exists: bool, head: int, last: int, expected: Source
+) -> None:
     """The file on disk is used only while nobody has gone on from its generation."""
-    assert expected == choose(local, exists, head)
+    assert expected == choose(local, exists, head, last)
 
 
 @pytest.mark.parametrize(
