@@ -39,6 +39,9 @@ OPTIONS: Final[Sequence[tuple[str, Any]]] = (
     # A token of 8 KiB must reach us to be refused with its reason.
     ("grpc.max_metadata_size", 16 * 1024),
     ("grpc.absolute_max_metadata_size", 32 * 1024),
+    # Else each stream that waits for its turn is sent megabytes ahead. A message that
+    # is being read is still sent at full speed.
+    ("grpc.http2.bdp_probe", 0),
     # Clients ping every 30 s (channels.py); allow somewhat more, and no less.
     ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000),

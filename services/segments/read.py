@@ -15,7 +15,7 @@ from services.segments.unpack import unpack
 # Pages by number, joined: the latest that earlier deltas of the chain carry.
 PrefixPages = Callable[[Sequence[int]], bytes]
 
-_READ_BYTES: Final = 1 << 20
+_READ_BYTES: Final = 1 << 18
 
 
 def file_parts(file: BinaryIO) -> Iterator[bytes]:

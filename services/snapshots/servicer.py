@@ -44,7 +44,7 @@ class SnapshotServicer(snapshots_pb2_grpc.SnapshotServiceServicer):
         request_iterator: AsyncIterator[pb.UploadSnapshotRequest],
         context: Context,
     ) -> pb.UploadSnapshotResponse:
-        outcome = await self._intake.upload(wire.frames(request_iterator))
+        outcome = await self._intake.upload(wire.Frames(request_iterator))
         if isinstance(outcome, PausedUpload):
             return pb.UploadSnapshotResponse(upload=wire.upload(outcome))
         return pb.UploadSnapshotResponse(snapshot=wire.snapshot(outcome))

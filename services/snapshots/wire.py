@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -118,22 +118,29 @@ def read_time(
     return request.read_time.ToMicroseconds() if request.HasField("read_time") else None
 
 
-async def frames(
-    requests: AsyncIterable[pb.UploadSnapshotRequest],
-) -> AsyncIterator[Frame]:
-    """The frames of a stream, each checked by itself."""
-    async for request in requests:
-        match request.WhichOneof("frame"):
-            case "header":
-                yield header(request.header)
-            case "chunk":
-                part = request.chunk
-                yield Chunk(part.offset, part.data, part.crc32)
-            case "trailer":
-                end = request.trailer
-                yield Trailer(end.size_bytes, end.blake3, end.fingerprint)
-            case _:
-                raise no_header("an empty frame")
+class Frames(AsyncIterator[Frame]):
+    """The frames of a stream, each checked by itself. No generator: that would keep a
+    frame in memory while it waits for the next, and there are many streams."""
+
+    def __init__(self, requests: AsyncIterator[pb.UploadSnapshotRequest]) -> None:
+        self._requests = requests
+
+    async def __anext__(self) -> Frame:
+        return frame(await anext(self._requests))
+
+
+def frame(request: pb.UploadSnapshotRequest) -> Frame:
+    match request.WhichOneof("frame"):
+        case "header":
+            return header(request.header)
+        case "chunk":
+            part = request.chunk
+            return Chunk(part.offset, part.data, part.crc32)
+        case "trailer":
+            end = request.trailer
+            return Trailer(end.size_bytes, end.blake3, end.fingerprint)
+        case _:
+            raise no_header("an empty frame")
 
 
 def header(given: pb.UploadHeader) -> Header:
