@@ -23,6 +23,7 @@ RESULTS: Final = Path(__file__).with_name("results.json")
 # Recordings and large databases, made once; nothing of it is committed.
 CACHE: Final = Path(__file__).parents[1] / "build" / "bench"
 TURNS: Final = 8
+TURNS_FULL: Final = 100
 TABLE_WIDTH: Final = 120
 SMALL_MB: Final = 100
 BIG_MB: Final = 1_000
@@ -122,7 +123,8 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="townkeeper-") as at:
         parts = {n: part for n, part in chosen.items() if n not in left_out}
-        wanted = Wanted(litestream, options.full, options.huge, options.turns)
+        turns = options.turns or (TURNS_FULL if options.full else TURNS)
+        wanted = Wanted(litestream, options.full, options.huge, turns)
         rows = measure(Path(at), parts, wanted)
     console.print(table(rows))
     if not options.full and "B4" in chosen:
@@ -167,9 +169,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--full", action="store_true", help="what takes long as well")
     parser.add_argument("--huge", action="store_true", help="B5 with 10 GB as well")
-    parser.add_argument(
-        "--turns", type=int, default=TURNS, help="of each recorded session of B1"
-    )
+    parser.add_argument("--turns", type=int, help="of each recorded session of B1")
     parser.add_argument("--folder", help="a folder on the disk to measure on")
     parser.add_argument("--results", type=Path, default=RESULTS)
     return parser

@@ -8,6 +8,7 @@ database meanwhile, so both are measured on the same writes.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import sqlite3
 from collections.abc import Iterator
@@ -52,6 +53,28 @@ class State:
     page_size: int
     page_count: int
     changed: dict[int, bytes]  # by page number, in order
+
+
+class Image:
+    """The database at one moment after another."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def apply(self, state: State) -> None:
+        """It is now what it was at that moment; moments come in order."""
+        size = state.page_size
+        end = state.page_count * size
+        self._data = self._data.ljust(end, b"\0")
+        del self._data[end:]
+        for number, data in state.changed.items():
+            self._data[(number - 1) * size : number * size] = data
+
+    def put(self, path: Path) -> None:
+        """In one step: nobody sees half of it."""
+        beside = path.with_name("prepared.db")
+        beside.write_bytes(self._data)
+        os.replace(beside, path)
 
 
 @dataclass(frozen=True, slots=True)

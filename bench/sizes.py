@@ -9,7 +9,8 @@ from typing import Final
 
 import zstandard
 
-from bench.recording import State, record
+from bench.kept import kept_bytes
+from bench.recording import Image, State, record
 from bench.rows import Goal, Row, compare
 from bench.sessions import Session
 from tests.support.plane import PlaneProcess
@@ -20,11 +21,12 @@ LEVEL: Final = 3
 
 _TURN: Final = Goal("B1.turn", "a save at a turn's end", 0.6, "× zstd -3", False)
 _ALL: Final = Goal("B1.all", "saves of whole sessions", 0.6, "× zstd -3", False)
+_KEPT: Final = Goal("B1.kept", "what is kept of a session", 0.6, "× zstd -3", False)
 _PEER: Final = Goal(
-    "B1.peer", "all states, against each 30 s", 0.25, "× Litestream", at_least=False
+    "B1.peer", "what both keep of a session", 0.25, "× Litestream", at_least=False
 )
 _PEER_EACH: Final = Goal(
-    "B1.peer.each", "all states of both", 0.25, "× Litestream", at_least=False
+    "B1.peer.each", "all that both stored", 0.25, "× Litestream", at_least=False
 )
 
 
@@ -54,8 +56,13 @@ def measure(
     all_stored = [sum(ours for ours, _ in saves) for saves in totals]
     all_packed = [sum(zstd for _, zstd in saves) for saves in totals]
     yield compare(_ALL, all_stored, all_packed)
+    kept = [
+        kept_bytes(folder / f"kept-{number}", recording.states())
+        for number, recording in enumerate(recordings)
+    ]
     theirs = [recording.litestream_bytes() for recording in recordings]
-    yield compare(_PEER, all_stored, [kept for _, kept in theirs])
+    yield compare(_KEPT, kept, all_packed)
+    yield compare(_PEER, kept, [theirs_kept for _, theirs_kept in theirs])
     yield compare(_PEER_EACH, all_stored, [each for each, _ in theirs])
 
 
@@ -80,17 +87,12 @@ def _replayed(
     """Bytes of each save: what we store of it, and its changed pages in zstd."""
     session = Session(plane, agent)
     session.start()
-    image = bytearray()
+    image = Image()
     found = []
     compressor = zstandard.ZstdCompressor(level=LEVEL)
     for state in states:
-        image = image.ljust(state.page_count * state.page_size, b"\0")
-        del image[state.page_count * state.page_size :]
-        for number, data in state.changed.items():
-            image[(number - 1) * state.page_size : number * state.page_size] = data
-        prepared = session.database.with_name("prepared.db")
-        prepared.write_bytes(image)
-        session.reveal(prepared)
+        image.apply(state)
+        image.put(session.database)
         generation = session.save()
         packed = len(compressor.compress(b"".join(state.changed.values())))
         found.append((_stored_bytes(session, generation), packed))

@@ -35,3 +35,16 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Process]:
     it starts one of its own instead."""
     with S3Process(tmp_path_factory.mktemp("s3")) as process:
         yield process
+
+
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """With several workers the long stories come first, so that none ends alone."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> int:
+    names = {mark.name for mark in item.iter_markers()}
+    return 0 if "kilo" in names else 1 if names & {"faults", "e2e"} else 2
