@@ -16,7 +16,7 @@ _MAYBE_NAMES: Final = frozenset(
     {"agent", "agents", "instance", "instances", "names", "source", "target"}
 )
 # Messages that carry the name for the request around them.
-_CARRIERS: Final = frozenset({"header", "agent", "instance"})
+_CARRIERS: Final = frozenset({"header", "agent", "instance", "snapshot"})
 _PREFIX: Final = "towns/"
 
 

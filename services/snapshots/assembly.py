@@ -10,6 +10,7 @@ from services.chassis.clock import Clock
 from services.snapshots.commit import Committer
 from services.snapshots.compactor import Compactor
 from services.snapshots.downloads import Downloads
+from services.snapshots.editor import Editor
 from services.snapshots.fork import Forker
 from services.snapshots.generations import Snapshot
 from services.snapshots.intake import Intake
@@ -31,6 +32,7 @@ class Parts:
     downloads: Downloads
     sweeper: Sweeper
     compactor: Compactor
+    editor: Editor
     forker: Forker
     verifier: Verifier
 
@@ -70,6 +72,7 @@ def assemble(
         downloads=downloads,
         sweeper=sweeper,
         compactor=compactor,
+        editor=Editor(catalog, shelf, committer),
         forker=Forker(catalog, shelf, committer, pins, clock),
         verifier=Verifier(downloads, scratch),
     )

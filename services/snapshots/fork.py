@@ -62,6 +62,7 @@ class Forker:
                     instance="",
                     create_time=self.clock.now(),
                     revision=0,
+                    hold=False,
                 )
                 claim = Claim(state.epoch)
                 entered = await self.catalog.commit(made, claim, 0, state.revision)

@@ -77,6 +77,7 @@ class Snapshot:
     instance: str
     create_time: datetime
     revision: int = 0  # how often the record was changed since the commit
+    hold: bool = False  # until it is released nothing deletes it
 
     @property
     def name(self) -> str:
@@ -261,4 +262,13 @@ def head_stays(agent: AgentName, head: int) -> ServiceError:
         f"cannot delete generation {head} of {agent} alone, it is the head: delete "
         "all with .../snapshots/-",
         generation=head,
+    )
+
+
+def held(agent: AgentName, generation: int) -> ServiceError:
+    return ServiceError(
+        Reason.SNAPSHOT_HELD,
+        f"cannot delete generation {generation} of {agent}, it is held: have an "
+        "operator release it (UpdateSnapshot, hold: false), then delete again",
+        generation=generation,
     )

@@ -21,8 +21,9 @@ from services.snapshots.generations import (
     Snapshot,
 )
 
-# A record is of version 2 once it was changed after its commit.
-VERSION: Final = 2
+# A record is of version 2 once it was changed after its commit; of version 3 if a
+# program that does not know of holds would do it harm.
+VERSION: Final = 3
 TOWNS: Final = "towns"
 _DIGITS: Final = 19  # of the largest generation, so that names sort as numbers do
 _SUFFIX: Final = ".json"
@@ -32,7 +33,7 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 def to_json(snapshot: Snapshot) -> str:
     content, origin = snapshot.content, snapshot.origin
     record: dict[str, Any] = {
-        "version": VERSION if snapshot.revision else 1,
+        "version": _version(snapshot),
         "town": snapshot.agent.town,
         "agent": snapshot.agent.agent,
         "generation": snapshot.generation,
@@ -56,7 +57,15 @@ def to_json(snapshot: Snapshot) -> str:
     }
     if snapshot.revision:
         record["revision"] = snapshot.revision
+    if snapshot.hold:
+        record["hold"] = True
     return json.dumps(record, separators=(",", ":"), ensure_ascii=False)
+
+
+def _version(snapshot: Snapshot) -> int:
+    if snapshot.hold:
+        return VERSION
+    return 2 if snapshot.revision else 1
 
 
 def from_json(text: str | bytes) -> Snapshot:
@@ -98,6 +107,7 @@ def _snapshot(record: dict[str, Any]) -> Snapshot:
         instance=record["instance"],
         create_time=from_microseconds(record["create_time_us"]),
         revision=record.get("revision", 0),
+        hold=record.get("hold", False),
     )
 
 

@@ -7,12 +7,14 @@ from typing import Any, TypeAlias
 
 import grpc
 
+from services.chassis.auth import current_caller
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName, SnapshotName
 from services.snapshots import wire
 from services.snapshots.assembly import Parts
 from services.snapshots.downloads import Range
 from services.snapshots.generations import AgentState, Claim, Snapshot, absent
+from services.snapshots.policy import check_holder
 from services.snapshots.staging import PausedUpload
 from townkeeper.snapshots.v1 import snapshots_pb2 as pb
 from townkeeper.snapshots.v1 import snapshots_pb2_grpc
@@ -28,6 +30,7 @@ class SnapshotServicer(snapshots_pb2_grpc.SnapshotServiceServicer):
         self._intake = parts.intake
         self._shelf = parts.shelf
         self._downloads = parts.downloads
+        self._editor = parts.editor
         self._forker = parts.forker
         self._verifier = parts.verifier
 
@@ -98,6 +101,21 @@ class SnapshotServicer(snapshots_pb2_grpc.SnapshotServiceServicer):
             snapshots=map(wire.snapshot, page.snapshots),
             next_page_token=wire.page_token(agent, page.below),
         )
+
+    async def UpdateSnapshot(
+        self, request: pb.UpdateSnapshotRequest, context: Context
+    ) -> pb.UpdateSnapshotResponse:
+        name = SnapshotName.parse(request.snapshot.name)
+        amendment = wire.amendment(request)
+        if amendment.hold is not None:
+            check_holder(current_caller.get())
+        changed = await self._editor.amend(
+            AgentName(name.town, name.agent),
+            name.generation,
+            amendment,
+            request.snapshot.etag,
+        )
+        return pb.UpdateSnapshotResponse(snapshot=wire.snapshot(changed))
 
     async def DeleteSnapshot(
         self, request: pb.DeleteSnapshotRequest, context: Context

@@ -104,7 +104,8 @@ class Catalog(Protocol):
         self, agent: AgentName, old: Snapshot | None, new: Snapshot
     ) -> bool:
         """Replaces the record of a generation, if it is still `old`; None is a record
-        that the catalog left to the blob store. False, and nothing, if it is not.
+        that the catalog left to the blob store. False, and nothing, if it is not. A
+        hold or release that the new one tells of is in force from then on.
         Raises SNAPSHOT_NOT_FOUND."""
 
     async def records(
@@ -129,10 +130,12 @@ class Catalog(Protocol):
         if_generation_match: int | None,
     ) -> Sequence[int]:
         """Forgets one generation, or with None all; those that it forgot.
-        Raises LEASE_FENCED, GENERATION_MISMATCH (also for the head alone)."""
+        Raises LEASE_FENCED, GENERATION_MISMATCH (also for the head alone),
+        SNAPSHOT_HELD (of all: if one of them is)."""
 
-    async def drop(self, agent: AgentName, generations: Sequence[int]) -> None:
-        """Forgets generations, but never the head: for retention."""
+    async def drop(self, agent: AgentName, generations: Sequence[int]) -> Sequence[int]:
+        """Forgets generations, but neither the head nor what is held: for retention.
+        Those that are gone now, earlier ones included."""
 
     async def adopt(self, agent: AgentName, snapshots: Sequence[Snapshot]) -> bool:
         """Replaces what is known of the agent by all its records, oldest first, and

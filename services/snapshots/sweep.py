@@ -153,8 +153,7 @@ class Sweeper:
         """Applies retention, then moves old records out of the catalog."""
         entries = await self._catalog.entries(agent)
         now_us = records.microseconds(self._clock.now())
-        dropped = to_drop(entries, now_us)
-        await self._catalog.drop(agent, dropped)
+        dropped = await self._catalog.drop(agent, to_drop(entries, now_us))
         for generation in dropped:
             await self._blobs.delete(records.record_key(agent, generation))
         if dropped:
@@ -196,6 +195,9 @@ class Sweeper:
                 await self._committer.record(snapshot)
                 known.add(snapshot.generation)
                 _log.warning(Event.RECORD_REPAIRED, name=snapshot.name)
+            elif snapshot.hold:
+                # Its record may be the one from before; only few are held.
+                await self._committer.record(snapshot)
         entries = await self._catalog.entries(agent)
         # Asked again: a catalog that was lost meanwhile says nothing of deletions.
         state, _ = await self._catalog.look(agent)

@@ -12,6 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName, InstanceName, SnapshotName
+from services.snapshots.amendment import Amendment
 from services.snapshots.downloads import Part
 from services.snapshots.generations import Claim, Format, Kind, Origin, Snapshot
 from services.snapshots.staging import PausedUpload
@@ -33,6 +34,8 @@ BOOT_ID_LENGTH_MAX: Final = 128
 TEXT_LENGTH_MAX: Final = 256
 LABELS_MAX: Final = 16
 LABEL_LENGTH_MAX: Final = 63
+# What a mask may name.
+AMENDABLE: Final = frozenset({"labels", "hold"})
 ALL_GENERATIONS: Final = "/snapshots/-"
 
 _UUID: Final = re.compile(
@@ -87,6 +90,20 @@ def deletion(request: pb.DeleteSnapshotRequest) -> tuple[AgentName, int | None]:
         return AgentName.parse(request.name.removesuffix(ALL_GENERATIONS)), None
     name = SnapshotName.parse(request.name)
     return AgentName(name.town, name.agent), name.generation
+
+
+def amendment(request: pb.UpdateSnapshotRequest) -> Amendment:
+    """What the mask names, and nothing else of the record."""
+    paths = set(request.update_mask.paths)
+    if not paths:
+        raise required("update_mask")
+    if unknown := sorted(paths - AMENDABLE):
+        raise invalid("update_mask", f"{unknown[0]!r} cannot be changed")
+    given = request.snapshot
+    return Amendment(
+        labels=_labels(given.labels, "labels") if "labels" in paths else None,
+        hold=given.hold if "hold" in paths else None,
+    )
 
 
 def optional_epoch(request: pb.DeleteSnapshotRequest | pb.UploadHeader) -> int | None:
@@ -160,7 +177,7 @@ def header(given: pb.UploadHeader) -> Header:
             runtime=_text(given.runtime, "header.runtime"),
             runtime_version=_text(given.runtime_version, "header.runtime_version"),
             session_id=_text(given.session_id, "header.session_id"),
-            labels=_labels(given.labels),
+            labels=_labels(given.labels, "header.labels"),
         ),
         claim=Claim(
             optional_epoch(given),
@@ -222,6 +239,7 @@ def snapshot(value: Snapshot) -> resources_pb2.Snapshot:
         labels=dict(origin.labels),
         create_time=created,
         etag=value.etag,
+        hold=value.hold,
     )
 
 
@@ -263,13 +281,13 @@ def _text(text: str, field: str, length_max: int = TEXT_LENGTH_MAX) -> str:
     return text
 
 
-def _labels(given: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+def _labels(given: Mapping[str, str], field: str) -> tuple[tuple[str, str], ...]:
     if len(given) > LABELS_MAX:
-        raise invalid("header.labels", f"give at most {LABELS_MAX}")
+        raise invalid(field, f"give at most {LABELS_MAX}")
     for key, value in given.items():
         if not key or max(len(key), len(value)) > LABEL_LENGTH_MAX:
             raise invalid(
-                "header.labels",
+                field,
                 f"give keys and values of at most {LABEL_LENGTH_MAX} characters",
             )
     return tuple(sorted(given.items()))

@@ -19,3 +19,4 @@ def test_every_command_of_the_page_works(tmp_path: Path) -> None:
     assert "rpc GetAgent" in said
     assert '"reason":"TOKEN_MISSING"' in said
     assert '"reason":"LEASE_FENCED"' in said
+    assert '"reason":"SNAPSHOT_HELD"' in said

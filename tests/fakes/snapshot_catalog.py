@@ -16,6 +16,7 @@ from services.snapshots.generations import (
     check_claim,
     check_match,
     head_stays,
+    held,
 )
 from services.snapshots.store import RECORDS_KEPT, Entry, Known
 from tests.fakes.pause import Pause
@@ -27,6 +28,19 @@ class _Agent:
     times: dict[int, int] = field(default_factory=dict)
     records: dict[int, Snapshot] = field(default_factory=dict)
     uploads: dict[str, int] = field(default_factory=dict)
+    # Of records that were changed, wherever they lie: the revision, and who is held.
+    revisions: dict[int, int] = field(default_factory=dict)
+    held: set[int] = field(default_factory=set)
+
+    def mark(self, snapshot: Snapshot) -> None:
+        self.revisions[snapshot.generation] = snapshot.revision
+        self.held.discard(snapshot.generation)
+        if snapshot.hold:
+            self.held.add(snapshot.generation)
+
+    def forget(self, generation: int) -> None:
+        for kept in (self.times, self.records, self.revisions):
+            kept.pop(generation, None)
 
 
 class MemoryCatalog:
@@ -119,24 +133,30 @@ class MemoryCatalog:
         head = known.state.head_generation
         check_match(agent, head, if_generation_match)
         if generation is None:
+            if known.held:
+                raise held(agent, min(known.held))
             gone = sorted(known.times)
             known.state = replace(known.state, head=None)
-            for kept in (known.times, known.records, known.uploads):
+            for kept in (known.times, known.records, known.uploads, known.revisions):
                 kept.clear()
             return gone
         if generation not in known.times:
             raise absent(agent, generation)
         if generation == head:
             raise head_stays(agent, head)
-        self._forget(known, generation)
+        if generation in known.held:
+            raise held(agent, generation)
+        known.forget(generation)
         return [generation]
 
-    async def drop(self, agent: AgentName, generations: Sequence[int]) -> None:
+    async def drop(self, agent: AgentName, generations: Sequence[int]) -> Sequence[int]:
         await self._step("drop")
         known = self._known(agent)
-        for generation in generations:
-            if generation != known.state.head_generation:
-                self._forget(known, generation)
+        kept = {known.state.head_generation, *known.held}
+        gone = [generation for generation in generations if generation not in kept]
+        for generation in gone:
+            known.forget(generation)
+        return gone
 
     async def adopt(self, agent: AgentName, snapshots: Sequence[Snapshot]) -> bool:
         await self._step("adopt")
@@ -159,6 +179,9 @@ class MemoryCatalog:
             records={each.generation: each for each in snapshots[-RECORDS_KEPT:]},
             uploads={each.origin.upload_id: each.generation for each in snapshots},
         )
+        for each in snapshots:
+            if each.revision:
+                self._agents[agent].mark(each)
         return True
 
     async def revise(
@@ -168,9 +191,13 @@ class MemoryCatalog:
         known = self._agents.get(agent, _Agent())
         if new.generation not in known.times:
             raise absent(agent, new.generation)
-        if known.records.get(new.generation) not in (old, new):
+        now = known.records.get(new.generation)
+        if now not in (old, new):
+            return False
+        if now is None and known.revisions.get(new.generation, 0) >= new.revision:
             return False
         known.records[new.generation] = new
+        known.mark(new)
         if new.generation == known.state.head_generation:
             known.state = replace(
                 known.state, head=new, revision=known.state.revision + 1
@@ -206,10 +233,6 @@ class MemoryCatalog:
             if name.town == agent.town and upload_id in known.uploads:
                 return Known(name.agent, known.uploads[upload_id])
         return None
-
-    def _forget(self, known: _Agent, generation: int) -> None:
-        known.times.pop(generation, None)
-        known.records.pop(generation, None)
 
     async def _step(self, method: str) -> None:
         await self.pause.here(method)

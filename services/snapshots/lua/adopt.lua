@@ -1,6 +1,7 @@
 -- Takes over what the blob store knows of an agent, when that is newer than we are.
--- ARGV: agent, epoch, newest generation, then three lists, each led by its length:
--- index members; generations with records; upload ids with generations, oldest first.
+-- ARGV: agent, epoch, newest generation, then four lists, each led by its length:
+-- index members; generations with records; upload ids with generations, oldest first;
+-- generations with marks.
 local agent, epoch, newest = ARGV[1], ARGV[2], ARGV[3]
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'last')
 if tonumber(state[2] or '0') > tonumber(newest) then
@@ -9,7 +10,7 @@ end
 for _, upload in ipairs(redis.call('LRANGE', KEYS[4], 0, -1)) do
   redis.call('HDEL', KEYS[5], upload)
 end
-redis.call('DEL', KEYS[2], KEYS[3], KEYS[4])
+redis.call('DEL', KEYS[2], KEYS[3], KEYS[4], KEYS[7])
 
 local at = 4
 local function list()
@@ -29,6 +30,10 @@ first, last = list()
 for i = first, last, 2 do
   redis.call('LPUSH', KEYS[4], ARGV[i])
   redis.call('HSET', KEYS[5], ARGV[i], agent .. '/' .. ARGV[i + 1])
+end
+first, last = list()
+for i = first, last, 2 do
+  redis.call('HSET', KEYS[7], ARGV[i], ARGV[i + 1])
 end
 -- Whoever owned the agent may be forgotten here: nobody does until the next claim.
 if tonumber(state[1] or '0') > tonumber(epoch) then

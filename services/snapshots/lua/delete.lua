@@ -1,4 +1,5 @@
--- Forgets one generation other than the head, or with '-' all of them.
+-- Forgets one generation other than the head, or with '-' all of them; nothing that is
+-- held.
 local wanted, epoch, match = ARGV[1], ARGV[2], ARGV[3]
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'head')
 local head = state[2] or '0'
@@ -15,15 +16,29 @@ if wanted ~= '-' then
   if wanted == head then
     return { 'head', head }
   end
+  if string.find(redis.call('HGET', KEYS[6], wanted) or '', 'held') then
+    return { 'held', wanted }
+  end
   redis.call('ZREMRANGEBYSCORE', KEYS[2], wanted, wanted)
   redis.call('HDEL', KEYS[3], wanted)
+  redis.call('HDEL', KEYS[6], wanted)
   return { 'done', wanted }
+end
+local marks, held = redis.call('HGETALL', KEYS[6]), nil
+for i = 1, #marks, 2 do
+  local first = not held or tonumber(marks[i]) < tonumber(held)
+  if first and string.find(marks[i + 1], 'held') then
+    held = marks[i]
+  end
+end
+if held then
+  return { 'held', held }
 end
 local deleted = redis.call('ZRANGE', KEYS[2], 0, -1)
 for _, upload in ipairs(redis.call('LRANGE', KEYS[4], 0, -1)) do
   redis.call('HDEL', KEYS[5], upload)
 end
-redis.call('DEL', KEYS[2], KEYS[3], KEYS[4])
+redis.call('DEL', KEYS[2], KEYS[3], KEYS[4], KEYS[6])
 if head ~= '0' then
   redis.call('HSET', KEYS[1], 'head', '0')
 end

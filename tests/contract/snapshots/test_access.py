@@ -16,6 +16,7 @@ from tests.support.snapshot_frames import BOOT, Frame, file_header, header
 from tests.support.snapshots_world import World
 from tests.support.tokens import AGENT, FOREIGN_TOWN, OTHER_AGENT, TOWN
 from townkeeper.snapshots.v1 import snapshots_pb2 as pb
+from townkeeper.snapshots.v1.resources_pb2 import Snapshot
 
 METHODS = [method.name for method in SERVICE.methods]
 READERS = {Kind.CONTAINER, Kind.USER, Kind.OPERATOR, Kind.AGENT}
@@ -28,6 +29,7 @@ MAY = {
     "DownloadSnapshot": {Kind.CONTAINER, Kind.OPERATOR, Kind.AGENT},
     "GetSnapshot": READERS,
     "ListSnapshots": READERS,
+    "UpdateSnapshot": {Kind.CONTAINER, Kind.OPERATOR},
     "DeleteSnapshot": {Kind.CONTAINER, Kind.OPERATOR},
     "UndeleteSnapshot": {Kind.OPERATOR},
     "ForkSnapshot": {Kind.OPERATOR},
@@ -66,6 +68,8 @@ def request(method: str, town: str, agent: str) -> Any:
             return pb.AbortUploadRequest(parent=parent, upload_id=upload_id)
         case "ListSnapshots":
             return pb.ListSnapshotsRequest(parent=parent)
+        case "UpdateSnapshot":
+            return pb.UpdateSnapshotRequest(snapshot=Snapshot(name=name))
         case "ForkSnapshot":
             return pb.ForkSnapshotRequest(name=name, target=f"{parent}-2")
         case _:

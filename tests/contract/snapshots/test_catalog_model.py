@@ -133,7 +133,14 @@ class Life:
         taken = f"adopted-{self.source.randrange(10**9)}"
         return "adopt", (
             [
-                snapshot(n, agent=agent, origin=Origin(f"{taken}-{n}"), epoch=n % 4)
+                snapshot(
+                    n,
+                    agent=agent,
+                    origin=Origin(f"{taken}-{n}"),
+                    epoch=n % 4,
+                    revision=n % 2,
+                    hold=n % 8 == 7,
+                )
                 for n in stored
             ],
         )
@@ -141,7 +148,8 @@ class Life:
     def _revise(self, agent: AgentName) -> tuple[str, tuple[Any, ...]]:
         old = self.source.choice([*self.recent[agent], None, snapshot(1, agent=agent)])
         some = old or snapshot(self.source.randint(1, self.states[agent].last + 1))
-        new = replace(some, agent=agent, revision=some.revision + 1)
+        hold = self.source.choice([some.hold, some.hold, False, True])
+        new = replace(some, agent=agent, revision=some.revision + 1, hold=hold)
         return "revise", (old, new)
 
     def _trim(self, agent: AgentName) -> tuple[str, tuple[Any, ...]]:

@@ -12,23 +12,25 @@ import pytest
 from services.chassis.errors import Reason
 from services.chassis.redis_pool import Durability, connect
 from services.snapshots.generations import AgentState, Claim
-from services.snapshots.redis_catalog import UPLOAD_IDS_MAX, RedisCatalog
+from services.snapshots.redis_catalog import RedisCatalog
+from services.snapshots.redis_values import UPLOAD_IDS_MAX
 from services.snapshots.store import RECORDS_KEPT, Known
 from tests.contract.snapshots.catalog_suite import OWNER, CatalogSuite, commit, reason
+from tests.contract.snapshots.history_suite import HistorySuite
 from tests.fakes.snapshot_catalog import MemoryCatalog
 from tests.support.redis_server import ValkeyProcess
 from tests.support.snapshot_values import INSTANCE, NAME, content, snapshot
 from tests.support.tokens import TOWN
 
 
-class TestMemoryCatalog(CatalogSuite):
+class TestMemoryCatalog(CatalogSuite, HistorySuite):
     @pytest.fixture
     def catalog(self) -> MemoryCatalog:
         return MemoryCatalog()
 
 
 @pytest.mark.redis
-class TestRedisCatalog(CatalogSuite):
+class TestRedisCatalog(CatalogSuite, HistorySuite):
     @pytest.fixture
     async def catalog(self, valkey: ValkeyProcess) -> AsyncIterator[RedisCatalog]:
         store = await connect(valkey.url)

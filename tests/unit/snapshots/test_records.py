@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -25,6 +26,9 @@ GOLDEN = (
 
 # The same after its chain was compacted: version 2.
 GOLDEN_2 = GOLDEN[:-1].replace('"version":1', '"version":2') + ',"revision":4}'
+
+# And held: version 3.
+GOLDEN_3 = GOLDEN_2[:-1].replace('"version":2', '"version":3') + ',"hold":true}'
 
 
 class TestJson:
@@ -55,6 +59,15 @@ class TestJson:
         assert 4 == found.revision
         assert GOLDEN_2 == records.to_json(found)
 
+    def test_reads_the_third_version(self) -> None:
+        """A program that knows nothing of holds must not read a record that is held:
+        it would drop it."""
+        found = records.from_json(GOLDEN_3)
+
+        assert found.hold
+        assert GOLDEN_3 == records.to_json(found)
+        assert GOLDEN_2 == records.to_json(replace(found, hold=False))
+
     @pytest.mark.parametrize(
         "text",
         [
@@ -62,7 +75,7 @@ class TestJson:
             pytest.param("[]", id="a list"),
             pytest.param("{}", id="no version"),
             pytest.param(GOLDEN[:-30], id="cut"),
-            pytest.param(GOLDEN.replace('"version":1', '"version":3'), id="newer"),
+            pytest.param(GOLDEN.replace('"version":1', '"version":9'), id="newer"),
             pytest.param(GOLDEN.replace("abab", "abxy"), id="no digest"),
             pytest.param(GOLDEN.replace('"pages"', '"folios"'), id="no format"),
         ],

@@ -7,6 +7,7 @@ import itertools
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,18 @@ class TestStart:
         await plant.sweeper.start()
 
         assert [1] == plant.recorded()
+
+    async def test_writes_what_a_hold_left_out(self, plant: Plant) -> None:
+        """A crash between a hold and its record leaves a record to write again."""
+        made = snapshot(1)
+        await plant.commit(made)
+        held = replace(made, hold=True, revision=1)
+        await plant.catalog.revise(NAME, made, held)
+
+        await plant.sweeper.start()
+
+        stored = plant.blobs.blobs[records.record_key(NAME, 1)]
+        assert held == records.from_json(stored)
 
     async def test_removes_records_of_the_deleted(self, plant: Plant) -> None:
         """A crash between forgetting a generation and removing its record leaves a
