@@ -61,6 +61,7 @@ class Event(StrEnum):
     RECORD_REPAIRED = "record.repaired"
     AGENT_REINDEXED = "agent.reindexed"
     GENERATIONS_DROPPED = "generations.dropped"
+    GENERATIONS_PURGED = "generations.purged"
     SEGMENTS_COLLECTED = "segments.collected"
     CHAIN_COMPACTED = "chain.compacted"
     COMPACTION_FAILED = "compaction.failed"

@@ -252,7 +252,9 @@ def delete(
         typer.Option(min=0, help="Needed while a supervisor owns the agent."),
     ] = None,
 ) -> None:
-    """Delete one generation other than the newest, or all. It cannot be undone.
+    """Delete one generation other than the newest, or all of them for good.
+
+    One generation can be brought back for a week, by UndeleteSnapshot.
 
     Example: townkeeper snapshots delete mayor 12 --epoch 3
     """

@@ -52,6 +52,7 @@ async def serve(settings: Settings) -> None:
             stores.scratch,
             clock,
             size_bytes_max=settings.snapshot_bytes_max,
+            purge_after_s=settings.purge_after_s,
         )
         stack.push_async_callback(parts.intake.close)
         server.health.register("redis", catalog.check)

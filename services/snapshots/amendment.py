@@ -1,15 +1,20 @@
 """What may be changed about a generation after its commit. Pure.
 
-What it holds, who made it and when stays for ever; only its labels change, and whether
-it is held.
+What it holds, who made it and when stays for ever; only its labels change, whether it
+is held, and whether it is deleted: each change is the next revision of its record.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Final
 
 from services.chassis.errors import Reason, ServiceError
-from services.snapshots.generations import Snapshot
+from services.snapshots.generations import Deletion, Snapshot, check_live, held
+
+# How long what was deleted can be brought back.
+PURGE_AFTER_S: Final = 7 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +25,8 @@ class Amendment:
     hold: bool | None = None
 
     def applied(self, old: Snapshot) -> Snapshot:
-        """The next revision of the record; the same one if it says all that already."""
+        """The record then; the same one if it says all that already."""
+        check_live(old)
         origin = old.origin
         if self.labels is not None and dict(self.labels) != dict(origin.labels):
             origin = replace(origin, labels=self.labels)
@@ -28,6 +34,23 @@ class Amendment:
         if (origin, hold) == (old.origin, old.hold):
             return old
         return replace(old, origin=origin, hold=hold, revision=old.revision + 1)
+
+
+def deleted(old: Snapshot, now: datetime, purge_after_s: float) -> Snapshot:
+    """The record then; the same one if it was deleted before, whose time runs on.
+    Raises SNAPSHOT_HELD."""
+    if old.deletion is not None:
+        return old
+    if old.hold:
+        raise held(old.agent, old.generation)
+    deletion = Deletion(now, now + timedelta(seconds=purge_after_s))
+    return replace(old, deletion=deletion, revision=old.revision + 1)
+
+
+def undeleted(old: Snapshot) -> Snapshot:
+    if old.deletion is None:
+        return old
+    return replace(old, deletion=None, revision=old.revision + 1)
 
 
 def check_etag(snapshot: Snapshot, etag: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.chassis.clock import Clock
+from services.snapshots.amendment import PURGE_AFTER_S
 from services.snapshots.commit import Committer
 from services.snapshots.compactor import Compactor
 from services.snapshots.downloads import Downloads
@@ -46,6 +47,7 @@ def assemble(
     clock: Clock,
     *,
     size_bytes_max: int,
+    purge_after_s: float = PURGE_AFTER_S,
 ) -> Parts:
     """`scratch` names files beside those of `staging`: on one file system."""
     pins = Pins(upkeep)
@@ -72,7 +74,7 @@ def assemble(
         downloads=downloads,
         sweeper=sweeper,
         compactor=compactor,
-        editor=Editor(catalog, shelf, committer),
+        editor=Editor(catalog, shelf, committer, clock, purge_after_s),
         forker=Forker(catalog, shelf, committer, pins, clock),
         verifier=Verifier(downloads, scratch),
     )

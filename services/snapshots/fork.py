@@ -43,15 +43,15 @@ class Forker:
                     f"{known.agent}; choose a new one",
                     upload_id=request_id,
                 )
-            made = await self.shelf.snapshot(target, known.generation)
+            made = await self.shelf.live(target, known.generation)
             return await self.committer.acknowledge(made)
         for _ in range(_TRIES):
             check_match(target, state.head_generation, 0)
-            found = await self.shelf.snapshot(source, generation)
+            found = await self.shelf.live(source, generation)
             digests = [segment.blake3 for segment in found.content.segments]
             async with self.pins.holding(source.town, digests):
                 # Held before it is seen again, they stay until the new record is there.
-                if found != await self.shelf.snapshot(source, generation):
+                if found != await self.shelf.live(source, generation):
                     continue
                 made = replace(
                     found,

@@ -66,6 +66,14 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
+class Deletion:
+    """When a generation was deleted, and until when it can be brought back."""
+
+    time: datetime
+    purge_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """The record of one generation."""
 
@@ -78,6 +86,7 @@ class Snapshot:
     create_time: datetime
     revision: int = 0  # how often the record was changed since the commit
     hold: bool = False  # until it is released nothing deletes it
+    deletion: Deletion | None = None
 
     @property
     def name(self) -> str:
@@ -272,3 +281,16 @@ def held(agent: AgentName, generation: int) -> ServiceError:
         "operator release it (UpdateSnapshot, hold: false), then delete again",
         generation=generation,
     )
+
+
+def check_live(snapshot: Snapshot) -> None:
+    """Whether it can be used: what is deleted is only looked at."""
+    if snapshot.deletion is not None:
+        until = f"{snapshot.deletion.purge_time:%FT%TZ}"
+        raise ServiceError(
+            Reason.SNAPSHOT_NOT_FOUND,
+            f"cannot use {snapshot.name}, it was deleted: have an operator undelete it "
+            f"before {until}",
+            name=snapshot.name,
+            purge_time=until,
+        )

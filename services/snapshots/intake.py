@@ -104,7 +104,7 @@ class Intake:
         if known.agent != header.agent.agent:
             raise reused(header, "another agent has it")
         try:
-            snapshot = await self._shelf.snapshot(header.agent, known.generation)
+            snapshot = await self._shelf.live(header.agent, known.generation)
         except ServiceError as error:
             if error.reason is not Reason.SNAPSHOT_NOT_FOUND:
                 raise

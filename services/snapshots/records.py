@@ -14,6 +14,7 @@ from typing import Any, Final
 from services.chassis.names import AgentName, is_id
 from services.snapshots.generations import (
     Content,
+    Deletion,
     Format,
     Kind,
     Origin,
@@ -22,7 +23,7 @@ from services.snapshots.generations import (
 )
 
 # A record is of version 2 once it was changed after its commit; of version 3 if a
-# program that does not know of holds would do it harm.
+# program that knows neither holds nor deletions would do harm with it.
 VERSION: Final = 3
 TOWNS: Final = "towns"
 _DIGITS: Final = 19  # of the largest generation, so that names sort as numbers do
@@ -59,11 +60,14 @@ def to_json(snapshot: Snapshot) -> str:
         record["revision"] = snapshot.revision
     if snapshot.hold:
         record["hold"] = True
+    if snapshot.deletion is not None:
+        record["delete_time_us"] = microseconds(snapshot.deletion.time)
+        record["purge_time_us"] = microseconds(snapshot.deletion.purge_time)
     return json.dumps(record, separators=(",", ":"), ensure_ascii=False)
 
 
 def _version(snapshot: Snapshot) -> int:
-    if snapshot.hold:
+    if snapshot.hold or snapshot.deletion is not None:
         return VERSION
     return 2 if snapshot.revision else 1
 
@@ -108,6 +112,16 @@ def _snapshot(record: dict[str, Any]) -> Snapshot:
         create_time=from_microseconds(record["create_time_us"]),
         revision=record.get("revision", 0),
         hold=record.get("hold", False),
+        deletion=_deletion(record),
+    )
+
+
+def _deletion(record: dict[str, Any]) -> Deletion | None:
+    if "delete_time_us" not in record:
+        return None
+    return Deletion(
+        from_microseconds(record["delete_time_us"]),
+        from_microseconds(record["purge_time_us"]),
     )
 
 

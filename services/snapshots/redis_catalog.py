@@ -3,6 +3,7 @@
 Keys, for town `t` and agent `a`, after `tk:snapshots:{t}:`
   state:a    hash    epoch, instance, boot, last, head, revision
   index:a    zset    every generation that exists, with its time
+  deleted:a  zset    those that are deleted instead, with the time when they are purged
   records:a  hash    the records of recent generations
   ids:a      list    ids of recent uploads, newest first
   marks:a    hash    generations whose record was changed: its revision, and if held
@@ -36,6 +37,17 @@ from services.snapshots.store import Entry, Known
 _TOWNS: Final = f"{PREFIX}towns"
 _PAIR: Final = f"{PREFIX}store"
 _ALL: Final = "-"
+_ANYBODY: Final = "*"
+# All that is known of an agent, as scripts that replace it want it.
+_OF_ALL: Final = (
+    "state:",
+    "index:",
+    "records:",
+    "ids:",
+    "uploads",
+    "marks:",
+    "deleted:",
+)
 _LUA: Final = "services.snapshots.lua"
 
 
@@ -54,6 +66,8 @@ class RedisCatalog:
         self._commit = Script.read(_LUA, "commit.lua")
         self._delete = Script.read(_LUA, "delete.lua")
         self._drop = Script.read(_LUA, "drop.lua")
+        self._entries = Script.read(_LUA, "entries.lua")
+        self._purge = Script.read(_LUA, "purge.lua")
         self._adopt = Script.read(_LUA, "adopt.lua")
         self._settle = Script.read(_LUA, "settle.lua")
         self._revise = Script.read(_LUA, "revise.lua")
@@ -145,18 +159,21 @@ class RedisCatalog:
         await self._change(self._settle, keys(agent, "state:"), [])
 
     async def entries(
-        self, agent: AgentName, *, below: int | None = None, count: int | None = None
+        self,
+        agent: AgentName,
+        *,
+        below: int | None = None,
+        count: int | None = None,
+        deleted: bool = False,
     ) -> Sequence[Entry]:
-        highest = "+inf" if below is None else f"({below}"
-        with store_errors():
-            found = await self._redis.zrevrangebyscore(
-                redis_values.key(agent, "index:"),
-                highest,
-                "-inf",
-                start=None if count is None else 0,
-                num=count,
-            )
-        return [redis_values.entry(text(member)) for member in found]
+        found = await self._entries.run(
+            self._redis,
+            keys(agent, "index:", *(["deleted:"] if deleted else [])),
+            ["+inf" if below is None else f"({below}", -1 if count is None else count],
+        )
+        entries = [redis_values.entry(text(member)) for one in found for member in one]
+        entries.sort(key=lambda entry: entry.generation, reverse=True)
+        return entries[:count]
 
     async def delete(
         self,
@@ -167,7 +184,7 @@ class RedisCatalog:
     ) -> Sequence[int]:
         answer = await self._change(
             self._delete,
-            keys(agent, "state:", "index:", "records:", "ids:", "uploads", "marks:"),
+            keys(agent, *_OF_ALL),
             [
                 _ALL if generation is None else generation,
                 redis_values.optional(claim.epoch),
@@ -190,39 +207,56 @@ class RedisCatalog:
     async def drop(self, agent: AgentName, generations: Sequence[int]) -> Sequence[int]:
         if not generations:
             return []
-        needed = keys(agent, "state:", "index:", "records:", "marks:")
+        needed = keys(agent, "state:", "index:", "records:", "marks:", "deleted:")
         answer = await self._change(self._drop, needed, list(generations))
+        return list(map(int, texts(answer)))
+
+    async def purge(self, agent: AgentName, now_us: int) -> Sequence[int]:
+        needed = keys(agent, "records:", "marks:", "deleted:")
+        answer = await self._change(self._purge, needed, [now_us])
         return list(map(int, texts(answer)))
 
     async def adopt(self, agent: AgentName, snapshots: Sequence[Snapshot]) -> bool:
         await self._note(agent.town)
-        needed = ("state:", "index:", "records:", "ids:", "uploads", "agents", "marks:")
         answer = await self._change(
             self._adopt,
-            keys(agent, *needed),
+            keys(agent, *_OF_ALL, "agents"),
             redis_values.adoption(agent, snapshots),
         )
         return text(answer) == "done"
 
     async def revise(
-        self, agent: AgentName, old: Snapshot | None, new: Snapshot
+        self,
+        agent: AgentName,
+        old: Snapshot | None,
+        new: Snapshot,
+        claim: Claim | None = None,
+        if_generation_match: int | None = None,
     ) -> bool:
-        before = "" if old is None else records.to_json(old)
-        change = self._change(
+        answer = await self._change(
             self._revise,
-            keys(agent, "state:", "index:", "records:", "marks:"),
+            keys(agent, "state:", "index:", "records:", "marks:", "deleted:"),
             [
                 new.generation,
-                before,
+                "" if old is None else records.to_json(old),
                 records.to_json(new),
                 new.revision,
                 redis_values.mark(new),
+                redis_values.member(new),
+                redis_values.deletion(new),
+                _ANYBODY if claim is None else redis_values.optional(claim.epoch),
+                redis_values.optional(if_generation_match),
             ],
         )
-        answer = text(await change)
-        if answer == "absent":
-            raise absent(agent, new.generation)
-        return answer == "done"
+        match texts(answer):
+            case ["absent"]:
+                raise absent(agent, new.generation)
+            case ["head", head]:
+                raise head_stays(agent, int(head))
+            case [("fenced" | "mismatch") as refusal, *rest]:
+                asked = claim or Claim()
+                await self._refuse(refusal, rest, agent, asked, if_generation_match)
+        return texts(answer) == ["done"]
 
     async def trim(self, agent: AgentName, snapshots: Sequence[Snapshot]) -> None:
         args: list[str | int] = []

@@ -36,14 +36,18 @@ def claimed(claim: Claim) -> list[str]:
 
 def adoption(agent: AgentName, snapshots: Sequence[Snapshot]) -> list[str | int]:
     """All that adopt.lua takes over, oldest first."""
+    live = [each for each in snapshots if each.deletion is None]
+    head = live[-1:]
     recent, ids = snapshots[-RECORDS_KEPT:], snapshots[-UPLOAD_IDS_MAX:]
     changed = [each for each in snapshots if each.revision]
     return [
         agent.agent,
         max(each.epoch for each in snapshots),
         snapshots[-1].generation,
-        *_counted(_member(each) for each in snapshots),
-        *_pairs((each.generation, records.to_json(each)) for each in recent),
+        head[0].generation if head else 0,
+        *_counted(member(each) for each in live),
+        *_counted(deletion(each) for each in snapshots if each.deletion),
+        *_pairs((each.generation, records.to_json(each)) for each in [*head, *recent]),
         *_pairs((each.origin.upload_id, each.generation) for each in ids),
         *_pairs((each.generation, mark(each)) for each in changed),
     ]
@@ -52,6 +56,20 @@ def adoption(agent: AgentName, snapshots: Sequence[Snapshot]) -> list[str | int]
 def mark(snapshot: Snapshot) -> str:
     """What the catalog knows of a record that was changed, wherever that lies."""
     return f"{snapshot.revision}{' held' if snapshot.hold else ''}"
+
+
+def member(snapshot: Snapshot) -> str:
+    """What stands for it in the index."""
+    created_us = records.microseconds(snapshot.create_time)
+    return f"{snapshot.generation}:{created_us}"
+
+
+def deletion(snapshot: Snapshot) -> str:
+    """What stands for it among the deleted; empty if it is not deleted."""
+    if snapshot.deletion is None:
+        return ""
+    purge_us = records.microseconds(snapshot.deletion.purge_time)
+    return f"{member(snapshot)}:{purge_us}"
 
 
 def texts(answer: Any) -> list[str]:
@@ -81,14 +99,10 @@ def known(upload: str) -> Known | None:
     return Known(agent, int(generation)) if slash else None
 
 
-def entry(member: str) -> Entry:
-    generation, _, created_us = member.partition(":")
-    return Entry(int(generation), int(created_us or 0))
-
-
-def _member(snapshot: Snapshot) -> str:
-    created_us = records.microseconds(snapshot.create_time)
-    return f"{snapshot.generation}:{created_us}"
+def entry(given: str) -> Entry:
+    generation, created_us, purge_us = (given + "::").split(":")[:3]
+    purged = int(purge_us) if purge_us else None
+    return Entry(int(generation), int(created_us or 0), purged)
 
 
 def _pairs(pairs: Iterable[tuple[str | int, str | int]]) -> list[str | int]:

@@ -8,12 +8,17 @@ from typing import Any, TypeAlias
 import grpc
 
 from services.chassis.auth import current_caller
-from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName, SnapshotName
 from services.snapshots import wire
 from services.snapshots.assembly import Parts
 from services.snapshots.downloads import Range
-from services.snapshots.generations import AgentState, Claim, Snapshot, absent
+from services.snapshots.generations import (
+    AgentState,
+    Claim,
+    Snapshot,
+    absent,
+    check_live,
+)
 from services.snapshots.policy import check_holder
 from services.snapshots.staging import PausedUpload
 from townkeeper.snapshots.v1 import snapshots_pb2 as pb
@@ -71,6 +76,7 @@ class SnapshotServicer(snapshots_pb2_grpc.SnapshotServiceServicer):
     ) -> AsyncIterator[pb.DownloadSnapshotResponse]:
         wanted = _wanted(request)
         _, snapshot = await self._find(request.name, wire.read_time(request))
+        check_live(snapshot)
         opened = (
             self._downloads.segments(snapshot)
             if wanted is None
@@ -96,7 +102,9 @@ class SnapshotServicer(snapshots_pb2_grpc.SnapshotServiceServicer):
         if request.page_size < 0:
             raise wire.invalid("page_size", "give 0 or more")
         below = wire.below(agent, request.page_token)
-        page = await self._shelf.page(agent, below, request.page_size)
+        page = await self._shelf.page(
+            agent, below, request.page_size, deleted=request.show_deleted
+        )
         return pb.ListSnapshotsResponse(
             snapshots=map(wire.snapshot, page.snapshots),
             next_page_token=wire.page_token(agent, page.below),
@@ -121,18 +129,23 @@ class SnapshotServicer(snapshots_pb2_grpc.SnapshotServiceServicer):
         self, request: pb.DeleteSnapshotRequest, context: Context
     ) -> pb.DeleteSnapshotResponse:
         agent, generation = wire.deletion(request)
-        deleted = await self._shelf.delete(
-            agent,
-            generation,
-            Claim(wire.optional_epoch(request)),
-            wire.generation_match(request),
+        claim = Claim(wire.optional_epoch(request))
+        match = wire.generation_match(request)
+        if generation is None or request.purge:
+            gone = await self._shelf.delete(agent, generation, claim, match)
+            return pb.DeleteSnapshotResponse(deleted_count=len(gone))
+        changed, found = await self._editor.delete(agent, generation, claim, match)
+        return pb.DeleteSnapshotResponse(
+            deleted_count=int(changed), snapshot=wire.snapshot(found)
         )
-        return pb.DeleteSnapshotResponse(deleted_count=len(deleted))
 
     async def UndeleteSnapshot(
         self, request: pb.UndeleteSnapshotRequest, context: Context
     ) -> pb.UndeleteSnapshotResponse:
-        raise _not_served("bring a deleted generation back")
+        name = SnapshotName.parse(request.name)
+        agent = AgentName(name.town, name.agent)
+        found = await self._editor.undelete(agent, name.generation)
+        return pb.UndeleteSnapshotResponse(snapshot=wire.snapshot(found))
 
     async def ForkSnapshot(
         self, request: pb.ForkSnapshotRequest, context: Context
@@ -150,6 +163,7 @@ class SnapshotServicer(snapshots_pb2_grpc.SnapshotServiceServicer):
         self, request: pb.VerifySnapshotRequest, context: Context
     ) -> pb.VerifySnapshotResponse:
         _, snapshot = await self._find(request.name)
+        check_live(snapshot)
         return pb.VerifySnapshotResponse(
             read_bytes=await self._verifier.verify(snapshot)
         )
@@ -183,9 +197,3 @@ def _wanted(request: pb.DownloadSnapshotRequest) -> Range | None:
     if request.content not in (_Content.CONTENT_UNSPECIFIED, _Content.CONTENT_FILE):
         raise wire.invalid("content", "give CONTENT_FILE or CONTENT_SEGMENTS")
     return Range(request.offset, request.limit)
-
-
-def _not_served(what: str) -> ServiceError:
-    return ServiceError(
-        Reason.NOT_SERVED_YET, f"cannot {what} yet: a later release will"
-    )

@@ -5,12 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from services.chassis.metrics import MetricsSettings
-from services.chassis.parsers import BlobUrl, blob_url, listen_address, positive_int
+from services.chassis.parsers import (
+    BlobUrl,
+    blob_url,
+    duration,
+    listen_address,
+    positive_int,
+)
 from services.chassis.parsers import text as any_text
 from services.chassis.redis_pool import RedisSettings
 from services.chassis.settings import group, var
 from services.chassis.tls import TlsSettings
 from services.chassis.trust import TrustSettings
+from services.snapshots.amendment import PURGE_AFTER_S
 from services.snapshots.s3_settings import S3Settings, on_s3
 
 
@@ -41,6 +48,13 @@ class Settings:
         default=64 << 30,
         help="the largest upload and the largest database, in bytes",
         example="68719476736",
+    )
+    purge_after_s: float = var(
+        "TOWNKEEPER_PURGE_AFTER",
+        duration,
+        default=PURGE_AFTER_S,
+        help="how long a generation that was deleted can be brought back",
+        example="7d",
     )
     s3: S3Settings | None = group(S3Settings, when=on_s3)
     redis: RedisSettings = group(RedisSettings)

@@ -1,4 +1,4 @@
-"""Reads what was committed: one record, the newest, a page of them; deletes them."""
+"""Reads what was committed: one record, the newest, a page of them; forgets them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from typing import Final
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName
 from services.snapshots import records
-from services.snapshots.generations import AgentState, Claim, Snapshot, absent
+from services.snapshots.generations import (
+    AgentState,
+    Claim,
+    Snapshot,
+    absent,
+    check_live,
+)
 from services.snapshots.reindex import reindex, revised, stored_generations
 from services.snapshots.store import BlobMissing, BlobStore, Catalog
 
@@ -67,14 +73,19 @@ class Shelf:
         return await self._catalog.advance(agent, claim)
 
     async def snapshot(self, agent: AgentName, generation: int) -> Snapshot:
-        """That generation. Raises SNAPSHOT_NOT_FOUND."""
+        """That generation, deleted or not. Raises SNAPSHOT_NOT_FOUND."""
         [recent] = await self._catalog.records(agent, [generation])
         if recent is not None:
             return recent
-        entries = await self._catalog.entries(agent, below=generation + 1, count=1)
-        if not entries or entries[0].generation != generation:
+        if not await self._listed(agent, generation):
             raise absent(agent, generation)
         return await self._older(agent, generation)
+
+    async def live(self, agent: AgentName, generation: int) -> Snapshot:
+        """That generation, to be used. Raises SNAPSHOT_NOT_FOUND if it is deleted."""
+        found = await self.snapshot(agent, generation)
+        check_live(found)
+        return found
 
     async def at(self, agent: AgentName, moment_us: int) -> Snapshot:
         """The newest that was there at that time. Raises SNAPSHOT_NOT_FOUND."""
@@ -83,9 +94,13 @@ class Shelf:
                 return await self.snapshot(agent, entry.generation)
         raise absent(agent, None)
 
-    async def page(self, agent: AgentName, below: int | None, size: int) -> Page:
+    async def page(
+        self, agent: AgentName, below: int | None, size: int, *, deleted: bool = False
+    ) -> Page:
         size = min(size or PAGE_SIZE, PAGE_SIZE_MAX)
-        entries = await self._catalog.entries(agent, below=below, count=size + 1)
+        entries = await self._catalog.entries(
+            agent, below=below, count=size + 1, deleted=deleted
+        )
         generations = [entry.generation for entry in entries[:size]]
         snapshots = await self.snapshots(agent, generations)
         return Page(snapshots, generations[-1] if len(entries) > size else None)
@@ -107,7 +122,8 @@ class Shelf:
                     if error.reason is not Reason.SNAPSHOT_CORRUPT:
                         raise
                     # Deleted between the two reads, or truly lost: the index knows.
-                    await self._refuse_if_listed(agent, generation, error)
+                    if await self._listed(agent, generation):
+                        raise
                     return None
 
         pairs = zip(generations, recent, strict=True)
@@ -121,19 +137,19 @@ class Shelf:
         claim: Claim,
         if_generation_match: int | None,
     ) -> Sequence[int]:
-        """Forgets one generation or all; the pointer goes first, then the record."""
+        """Forgets one generation or all, at once and for good; the pointer goes first,
+        then the record."""
         gone = await self._catalog.delete(agent, generation, claim, if_generation_match)
         for each in gone:
             await self._blobs.delete(records.record_key(agent, each))
         self.deleted(agent.town)
         return gone
 
-    async def _refuse_if_listed(
-        self, agent: AgentName, generation: int, error: ServiceError
-    ) -> None:
-        entries = await self._catalog.entries(agent, below=generation + 1, count=1)
-        if entries and entries[0].generation == generation:
-            raise error
+    async def _listed(self, agent: AgentName, generation: int) -> bool:
+        entries = await self._catalog.entries(
+            agent, below=generation + 1, count=1, deleted=True
+        )
+        return bool(entries) and entries[0].generation == generation
 
     async def _older(self, agent: AgentName, generation: int) -> Snapshot:
         key = records.record_key(agent, generation)

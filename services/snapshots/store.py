@@ -67,10 +67,12 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A generation that exists, and when it was committed."""
+    """A generation that exists, when it was committed, and when it is purged if it is
+    deleted."""
 
     generation: int
     create_time_us: int
+    purge_time_us: int | None = None
 
 
 class Catalog(Protocol):
@@ -101,12 +103,19 @@ class Catalog(Protocol):
         Raises LEASE_FENCED, GENERATION_MISMATCH."""
 
     async def revise(
-        self, agent: AgentName, old: Snapshot | None, new: Snapshot
+        self,
+        agent: AgentName,
+        old: Snapshot | None,
+        new: Snapshot,
+        claim: Claim | None = None,
+        if_generation_match: int | None = None,
     ) -> bool:
         """Replaces the record of a generation, if it is still `old`; None is a record
         that the catalog left to the blob store. False, and nothing, if it is not. A
-        hold or release that the new one tells of is in force from then on.
-        Raises SNAPSHOT_NOT_FOUND."""
+        hold or deletion that the new one tells of is in force from then on. With a
+        claim only for who may delete.
+        Raises SNAPSHOT_NOT_FOUND, LEASE_FENCED, GENERATION_MISMATCH (also for a
+        deletion of the head)."""
 
     async def records(
         self, agent: AgentName, generations: Sequence[int]
@@ -118,9 +127,15 @@ class Catalog(Protocol):
         an answer that an earlier call, now lost, should have given."""
 
     async def entries(
-        self, agent: AgentName, *, below: int | None = None, count: int | None = None
+        self,
+        agent: AgentName,
+        *,
+        below: int | None = None,
+        count: int | None = None,
+        deleted: bool = False,
     ) -> Sequence[Entry]:
-        """Generations that exist, newest first."""
+        """Generations that exist, newest first; on request the deleted ones as well,
+        read in one step with the others."""
 
     async def delete(
         self,
@@ -129,13 +144,17 @@ class Catalog(Protocol):
         claim: Claim,
         if_generation_match: int | None,
     ) -> Sequence[int]:
-        """Forgets one generation, or with None all; those that it forgot.
+        """Forgets one generation, or with None all, deleted ones as well; those that it
+        forgot.
         Raises LEASE_FENCED, GENERATION_MISMATCH (also for the head alone),
         SNAPSHOT_HELD (of all: if one of them is)."""
 
     async def drop(self, agent: AgentName, generations: Sequence[int]) -> Sequence[int]:
-        """Forgets generations, but neither the head nor what is held: for retention.
-        Those that are gone now, earlier ones included."""
+        """Forgets generations, but neither the head nor what is held or deleted: for
+        retention. Those that are gone now, earlier ones included."""
+
+    async def purge(self, agent: AgentName, now_us: int) -> Sequence[int]:
+        """Forgets deleted generations whose time is over; those that it forgot."""
 
     async def adopt(self, agent: AgentName, snapshots: Sequence[Snapshot]) -> bool:
         """Replaces what is known of the agent by all its records, oldest first, and

@@ -153,13 +153,17 @@ class Sweeper:
         """Applies retention, then moves old records out of the catalog."""
         entries = await self._catalog.entries(agent)
         now_us = records.microseconds(self._clock.now())
-        dropped = await self._catalog.drop(agent, to_drop(entries, now_us))
-        for generation in dropped:
-            await self._blobs.delete(records.record_key(agent, generation))
-        if dropped:
-            _log.info(
-                Event.GENERATIONS_DROPPED, agent=str(agent), generations=len(dropped)
-            )
+        for event, gone in (
+            (
+                Event.GENERATIONS_DROPPED,
+                await self._catalog.drop(agent, to_drop(entries, now_us)),
+            ),
+            (Event.GENERATIONS_PURGED, await self._catalog.purge(agent, now_us)),
+        ):
+            for generation in gone:
+                await self._blobs.delete(records.record_key(agent, generation))
+            if gone:
+                _log.info(event, agent=str(agent), generations=len(gone))
         kept = await self._catalog.recent(agent)
         if kept:
             self.found(kept[-1])
@@ -195,17 +199,17 @@ class Sweeper:
                 await self._committer.record(snapshot)
                 known.add(snapshot.generation)
                 _log.warning(Event.RECORD_REPAIRED, name=snapshot.name)
-            elif snapshot.hold:
-                # Its record may be the one from before; only few are held.
+            elif snapshot.hold or snapshot.deletion is not None:
+                # Its record may be the one from before; only few are such.
                 await self._committer.record(snapshot)
-        entries = await self._catalog.entries(agent)
+        entries = await self._catalog.entries(agent, deleted=True)
         # Asked again: a catalog that was lost meanwhile says nothing of deletions.
         state, _ = await self._catalog.look(agent)
         if stored and stored[-1] > state.last:
             await reindex(self._catalog, self._blobs, agent)
             return
         for generation in known - {entry.generation for entry in entries}:
-            # Deleted, but for its record.
+            # Forgotten, but for its record.
             await self._blobs.delete(records.record_key(agent, generation))
             self._untidy.add(agent.town)
 

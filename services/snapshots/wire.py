@@ -6,6 +6,7 @@ import base64
 import binascii
 import re
 from collections.abc import AsyncIterator, Mapping
+from datetime import datetime
 from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -210,9 +211,7 @@ def below(agent: AgentName, token: str) -> int | None:
 
 
 def snapshot(value: Snapshot) -> resources_pb2.Snapshot:
-    content, origin = value.content, value.origin
-    created = Timestamp()
-    created.FromDatetime(value.create_time)
+    content, origin, gone = value.content, value.origin, value.deletion
     return resources_pb2.Snapshot(
         name=value.name,
         generation=value.generation,
@@ -237,20 +236,20 @@ def snapshot(value: Snapshot) -> resources_pb2.Snapshot:
         instance=value.instance,
         upload_id=origin.upload_id,
         labels=dict(origin.labels),
-        create_time=created,
+        create_time=_timestamp(value.create_time),
         etag=value.etag,
         hold=value.hold,
+        delete_time=_timestamp(gone.time if gone else None),
+        purge_time=_timestamp(gone.purge_time if gone else None),
     )
 
 
 def upload(value: PausedUpload) -> resources_pb2.Upload:
-    expires = Timestamp()
-    expires.FromDatetime(value.expire_time)
     return resources_pb2.Upload(
         upload_id=value.upload_id,
         parent=str(value.agent),
         persisted_size_bytes=value.persisted_bytes,
-        expire_time=expires,
+        expire_time=_timestamp(value.expire_time),
     )
 
 
@@ -260,6 +259,14 @@ def part(value: Part) -> pb.DownloadSnapshotResponse:
         return pb.DownloadSnapshotResponse(chunk=chunk)
     trailer = pb.DownloadTrailer(size_bytes=value.size_bytes, blake3=value.blake3)
     return pb.DownloadSnapshotResponse(trailer=trailer)
+
+
+def _timestamp(moment: datetime | None) -> Timestamp | None:
+    if moment is None:
+        return None
+    found = Timestamp()
+    found.FromDatetime(moment)
+    return found
 
 
 def _epoch(number: int) -> int:

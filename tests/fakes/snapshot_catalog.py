@@ -31,6 +31,8 @@ class _Agent:
     # Of records that were changed, wherever they lie: the revision, and who is held.
     revisions: dict[int, int] = field(default_factory=dict)
     held: set[int] = field(default_factory=set)
+    # In place of their times: of those that are deleted.
+    deleted: dict[int, Entry] = field(default_factory=dict)
 
     def mark(self, snapshot: Snapshot) -> None:
         self.revisions[snapshot.generation] = snapshot.revision
@@ -38,8 +40,20 @@ class _Agent:
         if snapshot.hold:
             self.held.add(snapshot.generation)
 
+    def enter(self, snapshot: Snapshot) -> None:
+        """Among those that are there, or those that are deleted."""
+        generation = snapshot.generation
+        created_us = records.microseconds(snapshot.create_time)
+        self.times.pop(generation, None)
+        self.deleted.pop(generation, None)
+        if snapshot.deletion is None:
+            self.times[generation] = created_us
+        else:
+            purge_us = records.microseconds(snapshot.deletion.purge_time)
+            self.deleted[generation] = Entry(generation, created_us, purge_us)
+
     def forget(self, generation: int) -> None:
-        for kept in (self.times, self.records, self.revisions):
+        for kept in (self.times, self.deleted, self.records, self.revisions):
             kept.pop(generation, None)
 
 
@@ -92,7 +106,7 @@ class MemoryCatalog:
         if (generation, revision) != (known.state.last + 1, known.state.revision):
             return None
         known.state = replace(known.state, last=generation, head=snapshot)
-        known.times[generation] = records.microseconds(snapshot.create_time)
+        known.enter(snapshot)
         known.records[generation] = snapshot
         known.uploads[snapshot.origin.upload_id] = generation
         self.after("commit")
@@ -109,13 +123,21 @@ class MemoryCatalog:
         return [known.records.get(generation) for generation in generations]
 
     async def entries(
-        self, agent: AgentName, *, below: int | None = None, count: int | None = None
+        self,
+        agent: AgentName,
+        *,
+        below: int | None = None,
+        count: int | None = None,
+        deleted: bool = False,
     ) -> Sequence[Entry]:
         await self._step("entries")
-        times = self._agents.get(agent, _Agent()).times
+        known = self._agents.get(agent, _Agent())
+        all_known = {n: Entry(n, time_us) for n, time_us in known.times.items()}
+        if deleted:
+            all_known |= known.deleted
         found = [
-            Entry(generation, times[generation])
-            for generation in sorted(times, reverse=True)
+            all_known[generation]
+            for generation in sorted(all_known, reverse=True)
             if below is None or generation < below
         ]
         return found[:count]
@@ -135,12 +157,13 @@ class MemoryCatalog:
         if generation is None:
             if known.held:
                 raise held(agent, min(known.held))
-            gone = sorted(known.times)
+            gone = sorted({*known.times, *known.deleted})
             known.state = replace(known.state, head=None)
-            for kept in (known.times, known.records, known.uploads, known.revisions):
-                kept.clear()
+            for each in gone:
+                known.forget(each)
+            known.uploads.clear()
             return gone
-        if generation not in known.times:
+        if generation not in {*known.times, *known.deleted}:
             raise absent(agent, generation)
         if generation == head:
             raise head_stays(agent, head)
@@ -152,53 +175,74 @@ class MemoryCatalog:
     async def drop(self, agent: AgentName, generations: Sequence[int]) -> Sequence[int]:
         await self._step("drop")
         known = self._known(agent)
-        kept = {known.state.head_generation, *known.held}
+        kept = {known.state.head_generation, *known.held, *known.deleted}
         gone = [generation for generation in generations if generation not in kept]
         for generation in gone:
             known.forget(generation)
         return gone
 
+    async def purge(self, agent: AgentName, now_us: int) -> Sequence[int]:
+        await self._step("purge")
+        known = self._known(agent)
+        gone = [
+            entry.generation
+            for entry in known.deleted.values()
+            if (entry.purge_time_us or 0) <= now_us
+        ]
+        for generation in gone:
+            known.forget(generation)
+        return sorted(gone)
+
     async def adopt(self, agent: AgentName, snapshots: Sequence[Snapshot]) -> bool:
         await self._step("adopt")
         known = self._known(agent)
-        head = snapshots[-1]
-        if known.state.last > head.generation:
+        last = snapshots[-1].generation
+        if known.state.last > last:
             return False
         epoch = max(known.state.epoch, *(each.epoch for each in snapshots))
-        self._agents[agent] = _Agent(
+        live = [each for each in snapshots if each.deletion is None]
+        head = live[-1] if live else None
+        adopted = self._agents[agent] = _Agent(
             state=AgentState(
-                epoch=epoch,
-                last=head.generation,
-                head=head,
-                revision=known.state.revision,
+                epoch=epoch, last=last, head=head, revision=known.state.revision
             ),
-            times={
-                each.generation: records.microseconds(each.create_time)
-                for each in snapshots
-            },
-            records={each.generation: each for each in snapshots[-RECORDS_KEPT:]},
             uploads={each.origin.upload_id: each.generation for each in snapshots},
         )
+        for each in (*live[-1:], *snapshots[-RECORDS_KEPT:]):
+            adopted.records[each.generation] = each
         for each in snapshots:
+            adopted.enter(each)
             if each.revision:
-                self._agents[agent].mark(each)
+                adopted.mark(each)
         return True
 
     async def revise(
-        self, agent: AgentName, old: Snapshot | None, new: Snapshot
+        self,
+        agent: AgentName,
+        old: Snapshot | None,
+        new: Snapshot,
+        claim: Claim | None = None,
+        if_generation_match: int | None = None,
     ) -> bool:
         await self._step("revise")
-        known = self._agents.get(agent, _Agent())
-        if new.generation not in known.times:
-            raise absent(agent, new.generation)
-        now = known.records.get(new.generation)
+        known, generation = self._agents.get(agent, _Agent()), new.generation
+        if generation not in {*known.times, *known.deleted}:
+            raise absent(agent, generation)
+        head = known.state.head_generation
+        if claim is not None:
+            check_claim(agent, known.state, Claim(claim.epoch))
+        check_match(agent, head, if_generation_match)
+        if new.deletion is not None and generation == head:
+            raise head_stays(agent, head)
+        now = known.records.get(generation)
         if now not in (old, new):
             return False
-        if now is None and known.revisions.get(new.generation, 0) >= new.revision:
+        if now is None and known.revisions.get(generation, 0) >= new.revision:
             return False
-        known.records[new.generation] = new
+        known.records[generation] = new
         known.mark(new)
-        if new.generation == known.state.head_generation:
+        known.enter(new)
+        if new.deletion is None and generation >= head:
             known.state = replace(
                 known.state, head=new, revision=known.state.revision + 1
             )

@@ -1,5 +1,5 @@
--- Forgets one generation other than the head, or with '-' all of them; nothing that is
--- held.
+-- Forgets one generation other than the head, or with '-' all of them, those that are
+-- deleted as well; nothing that is held.
 local wanted, epoch, match = ARGV[1], ARGV[2], ARGV[3]
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'head')
 local head = state[2] or '0'
@@ -10,7 +10,9 @@ if match ~= '' and tonumber(match) ~= tonumber(head) then
   return { 'mismatch', head }
 end
 if wanted ~= '-' then
-  if redis.call('ZCOUNT', KEYS[2], wanted, wanted) == 0 then
+  local found = redis.call('ZCOUNT', KEYS[2], wanted, wanted)
+    + redis.call('ZCOUNT', KEYS[7], wanted, wanted)
+  if found == 0 then
     return { 'absent' }
   end
   if wanted == head then
@@ -20,6 +22,7 @@ if wanted ~= '-' then
     return { 'held', wanted }
   end
   redis.call('ZREMRANGEBYSCORE', KEYS[2], wanted, wanted)
+  redis.call('ZREMRANGEBYSCORE', KEYS[7], wanted, wanted)
   redis.call('HDEL', KEYS[3], wanted)
   redis.call('HDEL', KEYS[6], wanted)
   return { 'done', wanted }
@@ -34,13 +37,16 @@ end
 if held then
   return { 'held', held }
 end
-local deleted = redis.call('ZRANGE', KEYS[2], 0, -1)
+local gone = redis.call('ZRANGE', KEYS[2], 0, -1)
+for _, member in ipairs(redis.call('ZRANGE', KEYS[7], 0, -1)) do
+  table.insert(gone, member)
+end
 for _, upload in ipairs(redis.call('LRANGE', KEYS[4], 0, -1)) do
   redis.call('HDEL', KEYS[5], upload)
 end
-redis.call('DEL', KEYS[2], KEYS[3], KEYS[4], KEYS[6])
+redis.call('DEL', KEYS[2], KEYS[3], KEYS[4], KEYS[6], KEYS[7])
 if head ~= '0' then
   redis.call('HSET', KEYS[1], 'head', '0')
 end
-table.insert(deleted, 1, 'done')
-return deleted
+table.insert(gone, 1, 'done')
+return gone

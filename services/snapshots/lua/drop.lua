@@ -1,10 +1,14 @@
 -- Forgets generations that retention does not keep. The head is always kept, and so is
--- what is held. Answers with those that are gone.
+-- what is held, or deleted: that has a clock of its own. Answers with those that are gone.
 local head = redis.call('HGET', KEYS[1], 'head')
+local function kept(generation)
+  return generation == head
+    or string.find(redis.call('HGET', KEYS[4], generation) or '', 'held')
+    or redis.call('ZCOUNT', KEYS[5], generation, generation) > 0
+end
 local gone = {}
 for _, generation in ipairs(ARGV) do
-  local mark = redis.call('HGET', KEYS[4], generation) or ''
-  if generation ~= head and not string.find(mark, 'held') then
+  if not kept(generation) then
     redis.call('ZREMRANGEBYSCORE', KEYS[2], generation, generation)
     redis.call('HDEL', KEYS[3], generation)
     redis.call('HDEL', KEYS[4], generation)

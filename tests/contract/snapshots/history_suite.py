@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from services.chassis.errors import Reason, ServiceError
-from services.snapshots.generations import Claim, Snapshot
-from services.snapshots.store import Catalog
+from services.snapshots.generations import AgentState, Claim, Deletion, Snapshot
+from services.snapshots.records import microseconds
+from services.snapshots.store import Catalog, Entry
 from tests.contract.snapshots.catalog_suite import OWNER, commit, reason
-from tests.support.snapshot_values import NAME, snapshot
+from tests.support.snapshot_values import INSTANCE, NAME, at, snapshot
 
 
 def held(made: Snapshot) -> Snapshot:
@@ -21,8 +23,17 @@ def released(made: Snapshot) -> Snapshot:
     return replace(made, hold=False, revision=made.revision + 1)
 
 
-async def numbers(catalog: Catalog) -> list[int]:
-    return [entry.generation for entry in await catalog.entries(NAME)]
+def deleted(made: Snapshot, purge_s: float = 1000) -> Snapshot:
+    deletion = Deletion(at(500), at(purge_s))
+    return replace(made, deletion=deletion, revision=made.revision + 1)
+
+
+def undeleted(made: Snapshot) -> Snapshot:
+    return replace(made, deletion=None, revision=made.revision + 1)
+
+
+async def numbers(catalog: Catalog, **wanted: Any) -> list[int]:
+    return [entry.generation for entry in await catalog.entries(NAME, **wanted)]
 
 
 class HistorySuite:
@@ -115,3 +126,139 @@ class HistorySuite:
         assert [1, 6] == gone
         refused = await reason(catalog.delete(NAME, 5, Claim(1), None))
         assert Reason.SNAPSHOT_HELD is refused
+
+    async def delete(
+        self, catalog: Catalog, made: Snapshot, purge_s: float = 1000
+    ) -> Snapshot:
+        gone = deleted(made, purge_s)
+        assert await catalog.revise(NAME, made, gone, Claim(1), 3)
+        return gone
+
+    async def test_what_is_deleted_is_listed_on_request(
+        self, catalog: Catalog, three: list[Snapshot]
+    ) -> None:
+        """Its record stays, also where it is left to the blob store; whoever asks for
+        all finds it in its place, with the time when it is purged."""
+        gone = await self.delete(catalog, three[1])
+
+        assert [3, 1] == await numbers(catalog)
+        assert [3, 2, 1] == await numbers(catalog, deleted=True)
+        assert [2, 1] == await numbers(catalog, below=3, count=2, deleted=True)
+        assert [2] == await numbers(catalog, below=3, count=1, deleted=True)
+        [_, found, _] = await catalog.entries(NAME, deleted=True)
+        created_us = microseconds(gone.create_time)
+        assert Entry(2, created_us, microseconds(at(1000))) == found
+        assert [gone] == await catalog.records(NAME, [2])
+        await catalog.trim(NAME, [gone])
+        assert [None] == await catalog.records(NAME, [2])
+        assert [3, 2, 1] == await numbers(catalog, deleted=True)
+
+    async def test_what_is_deleted_comes_back(
+        self, catalog: Catalog, three: list[Snapshot]
+    ) -> None:
+        """As it was, for ever."""
+        gone = await self.delete(catalog, three[0])
+
+        assert await catalog.revise(NAME, gone, undeleted(gone))
+
+        assert [3, 2, 1] == await numbers(catalog)
+        found = await catalog.entries(NAME, deleted=True)
+        assert [Entry(1, microseconds(gone.create_time))] == list(found)[2:]
+        assert [] == list(await catalog.purge(NAME, microseconds(at(10**6))))
+
+    async def test_deletion_is_fenced(
+        self, catalog: Catalog, three: list[Snapshot]
+    ) -> None:
+        """As for good: by the epoch and the head, and never the head itself."""
+        for made, claim, match, refused in (
+            (three[0], Claim(), None, Reason.LEASE_FENCED),
+            (three[0], Claim(2), None, Reason.LEASE_FENCED),
+            (three[0], Claim(1), 2, Reason.GENERATION_MISMATCH),
+            (three[2], Claim(1), None, Reason.GENERATION_MISMATCH),
+            (three[2], Claim(1), 3, Reason.GENERATION_MISMATCH),
+        ):
+            call = catalog.revise(NAME, made, deleted(made), claim, match)
+            assert refused is await reason(call)
+        assert [3, 2, 1] == await numbers(catalog)
+
+    async def test_a_hold_and_a_deletion_at_once(
+        self, catalog: Catalog, three: list[Snapshot]
+    ) -> None:
+        """The later of the two finds another record than it read."""
+        await self.hold(catalog, three[0])
+        await self.delete(catalog, three[1])
+
+        assert not await catalog.revise(NAME, three[0], deleted(three[0]))
+        assert not await catalog.revise(NAME, three[1], held(three[1]))
+
+    async def test_purged_when_its_time_has_come(
+        self, catalog: Catalog, three: list[Snapshot]
+    ) -> None:
+        """Not a microsecond before, and not what was brought back."""
+        await self.delete(catalog, three[0], 1000)
+        second = await self.delete(catalog, three[1], 2000)
+        now_us = microseconds(at(1000))
+
+        assert [] == list(await catalog.purge(NAME, now_us - 1))
+        assert [1] == list(await catalog.purge(NAME, now_us))
+        assert [] == list(await catalog.purge(NAME, now_us))
+
+        assert [3, 2] == await numbers(catalog, deleted=True)
+        assert [None, second] == await catalog.records(NAME, [1, 2])
+        refused = await reason(
+            catalog.revise(NAME, None, replace(second, generation=1))
+        )
+        assert Reason.SNAPSHOT_NOT_FOUND is refused
+
+    async def test_retention_leaves_the_deleted_alone(
+        self, catalog: Catalog, three: list[Snapshot]
+    ) -> None:
+        """One that was deleted since the rounds began can be brought back still."""
+        await self.delete(catalog, three[0])
+
+        assert [2] == list(await catalog.drop(NAME, [1, 2]))
+
+        assert [3, 1] == await numbers(catalog, deleted=True)
+
+    async def test_the_deleted_go_for_good(
+        self, catalog: Catalog, three: list[Snapshot]
+    ) -> None:
+        """On request alone, and with all others."""
+        await self.delete(catalog, three[0])
+        await self.delete(catalog, three[1])
+
+        assert [1] == list(await catalog.delete(NAME, 1, Claim(1), None))
+        assert [3, 2] == await numbers(catalog, deleted=True)
+        gone = await catalog.delete(NAME, None, Claim(1), None)
+
+        assert [2, 3] == sorted(gone)
+        assert [] == await numbers(catalog, deleted=True)
+        assert [] == list(await catalog.recent(NAME))
+
+    async def test_adopted_deletions(
+        self, catalog: Catalog, three: list[Snapshot]
+    ) -> None:
+        """The newest that is not deleted is the head, even if that was never so."""
+        await self.delete(catalog, three[0])
+        stored = [snapshot(1), deleted(snapshot(2)), snapshot(3), deleted(snapshot(4))]
+
+        assert await catalog.adopt(NAME, stored)
+
+        state, _ = await catalog.look(NAME)
+        assert AgentState(1, last=4, head=stored[2]) == state
+        assert [3, 1] == await numbers(catalog)
+        assert [4, 3, 2, 1] == await numbers(catalog, deleted=True)
+        assert await catalog.revise(NAME, stored[3], undeleted(stored[3]))
+        state, _ = await catalog.look(NAME)
+        assert 4 == state.head_generation
+
+    async def test_adopts_only_deleted_ones(self, catalog: Catalog) -> None:
+        """Then there is no head, and numbers go on."""
+        await catalog.advance(NAME, OWNER)
+
+        assert await catalog.adopt(NAME, [deleted(snapshot(5))])
+
+        state, _ = await catalog.look(NAME)
+        assert (5, 0) == (state.last, state.head_generation)
+        await catalog.advance(NAME, Claim(2, INSTANCE, "boot-3"))
+        await commit(catalog, snapshot(6), Claim(2), match=0)

@@ -13,12 +13,19 @@ import pytest
 from services.chassis.errors import ServiceError
 from services.chassis.names import AgentName
 from services.chassis.redis_pool import Durability, Store, connect
-from services.snapshots.generations import AgentState, Claim, Origin, Snapshot
+from services.snapshots.generations import (
+    AgentState,
+    Claim,
+    Deletion,
+    Origin,
+    Snapshot,
+)
+from services.snapshots.records import microseconds
 from services.snapshots.redis_catalog import RedisCatalog
 from services.snapshots.store import Catalog
 from tests.fakes.snapshot_catalog import MemoryCatalog
 from tests.support.redis_server import ValkeyProcess
-from tests.support.snapshot_values import NAME, content, snapshot
+from tests.support.snapshot_values import NAME, at, content, snapshot
 from tests.support.tokens import TOWN
 
 pytestmark = pytest.mark.redis
@@ -59,8 +66,9 @@ class Life:
                 self._adopt,
                 self._revise,
                 self._trim,
+                self._purge,
             ],
-            [2, 12, 3, 2, 1, 4, 1],
+            [2, 12, 3, 2, 1, 6, 1, 1],
         )[0](agent)
         outcomes = [
             await outcome(getattr(each, kind)(agent, *args))
@@ -140,6 +148,7 @@ class Life:
                     epoch=n % 4,
                     revision=n % 2,
                     hold=n % 8 == 7,
+                    deletion=self._deletion() if n % 5 == 3 else None,
                 )
                 for n in stored
             ],
@@ -148,9 +157,21 @@ class Life:
     def _revise(self, agent: AgentName) -> tuple[str, tuple[Any, ...]]:
         old = self.source.choice([*self.recent[agent], None, snapshot(1, agent=agent)])
         some = old or snapshot(self.source.randint(1, self.states[agent].last + 1))
-        hold = self.source.choice([some.hold, some.hold, False, True])
-        new = replace(some, agent=agent, revision=some.revision + 1, hold=hold)
-        return "revise", (old, new)
+        new = replace(
+            some,
+            agent=agent,
+            revision=some.revision + 1,
+            hold=self.source.choice([some.hold, some.hold, False, True]),
+            deletion=self.source.choice([some.deletion, None, self._deletion()]),
+        )
+        claim = self.source.choice([None, self._claim(agent)])
+        return "revise", (old, new, claim, self._match(agent))
+
+    def _deletion(self) -> Deletion:
+        return Deletion(at(100), at(100 + self.source.randrange(200)))
+
+    def _purge(self, agent: AgentName) -> tuple[str, tuple[Any, ...]]:
+        return "purge", (microseconds(at(100 + self.source.randrange(200))),)
 
     def _trim(self, agent: AgentName) -> tuple[str, tuple[Any, ...]]:
         head = self.states[agent].head
@@ -164,6 +185,7 @@ class Life:
             (await catalog.look(agent, f"upload-{number}"))[1] for number in range(40)
         ]
         entries = list(await catalog.entries(agent))
+        entries += await catalog.entries(agent, deleted=True)
         return state, known, entries, list(await catalog.recent(agent))
 
 

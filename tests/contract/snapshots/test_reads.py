@@ -1,4 +1,4 @@
-"""GetSnapshot, ListSnapshots, DeleteSnapshot, and what is not served yet."""
+"""GetSnapshot, ListSnapshots, and DeleteSnapshot where it deletes for good."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from services.chassis.names import AgentName
 from services.snapshots.store import RECORDS_KEPT
 from tests.contract.snapshots.conftest import Saves
 from tests.support.snapshot_errors import reason_of, refusal
-from tests.support.snapshot_frames import INSTANCE, NAME, Client, file_header
+from tests.support.snapshot_frames import INSTANCE, NAME, Client
 from tests.support.snapshots_world import World
 from townkeeper.snapshots.v1 import snapshots_pb2 as pb
 
@@ -144,11 +144,13 @@ class TestDelete:
         await saves.delta()
         await saves.delta()
 
-        assert 1 == await saves.client.delete(2, epoch=1)
+        assert 1 == await saves.client.delete(2, epoch=1, purge=True)
         await world.parts.sweeper.sweep()
 
         assert ABSENT == await reason_of(saves.client.get(2))
-        assert ABSENT == await reason_of(saves.client.delete(2, epoch=1))
+        for purge in (True, False):
+            again = saves.client.delete(2, epoch=1, purge=purge)
+            assert ABSENT == await reason_of(again)
         assert [3, 1] == numbers(await saves.client.list())
         assert saves.file(3) == (await saves.client.download()).data
 
@@ -156,10 +158,10 @@ class TestDelete:
         """No deletion of one generation moves the head back."""
         await saves.base()
 
-        error = await refusal(saves.client.delete(1, epoch=1))
-
-        assert MISMATCH == (error.code.name, error.reason.name)
-        assert {"generation": "1"} == error.metadata
+        for purge in (True, False):
+            error = await refusal(saves.client.delete(1, epoch=1, purge=purge))
+            assert MISMATCH == (error.code.name, error.reason.name)
+            assert {"generation": "1"} == error.metadata
 
     async def test_all(self, world: World, saves: Saves) -> None:
         """All generations go with their data; numbers are not used again."""
@@ -175,17 +177,6 @@ class TestDelete:
         assert 2 == (await saves.client.advance(epoch=2)).generation
         answer = await saves.client.upload_file(b"new", epoch=2, if_generation_match=0)
         assert 3 == answer.generation
-
-    async def test_an_id_of_what_was_deleted(self, client: Client) -> None:
-        """A late repetition of an upload brings nothing back from the dead."""
-        header = file_header()
-        await client.upload_file(b"one", upload_id=header.header.upload_id)
-        await client.upload_file(b"two")
-        await client.delete(1)
-
-        found = await reason_of(client.send([header]))
-
-        assert ("ALREADY_EXISTS", "UPLOAD_REUSED") == found
 
     @pytest.mark.parametrize("wanted", [{}, {"epoch": 1}, {"epoch": 3}])
     async def test_only_under_the_highest_epoch(
@@ -230,20 +221,3 @@ class TestSweep:
         assert RECORDS_KEPT == len(kept)
         listed = numbers(await client.list(page_size=500))
         assert list(range(count, 0, -1)) == listed
-
-
-@pytest.mark.parametrize(
-    ("method", "request_message"),
-    [
-        ("UndeleteSnapshot", pb.UndeleteSnapshotRequest(name=f"{NAME}/snapshots/1")),
-    ],
-)
-async def test_not_served_yet(
-    world: World, method: str, request_message: object
-) -> None:
-    """What is promised and not served says so, with its reason."""
-    operator = world.client_with(world.tokens.operator())
-
-    found = await reason_of(getattr(operator.stub, method)(request_message))
-
-    assert ("UNIMPLEMENTED", "NOT_SERVED_YET") == found

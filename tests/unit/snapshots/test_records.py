@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -27,8 +27,12 @@ GOLDEN = (
 # The same after its chain was compacted: version 2.
 GOLDEN_2 = GOLDEN[:-1].replace('"version":1', '"version":2') + ',"revision":4}'
 
-# And held: version 3.
+# And held, or deleted: version 3.
 GOLDEN_3 = GOLDEN_2[:-1].replace('"version":2', '"version":3') + ',"hold":true}'
+GOLDEN_3_DELETED = (
+    GOLDEN_2[:-1].replace('"version":2', '"version":3')
+    + ',"delete_time_us":1767225600000002,"purge_time_us":1767830400000002}'
+)
 
 
 class TestJson:
@@ -67,6 +71,16 @@ class TestJson:
         assert found.hold
         assert GOLDEN_3 == records.to_json(found)
         assert GOLDEN_2 == records.to_json(replace(found, hold=False))
+
+    def test_reads_a_deletion(self) -> None:
+        """Nor one that is deleted: it would list it."""
+        found = records.from_json(GOLDEN_3_DELETED)
+
+        assert found.deletion is not None
+        week = timedelta(days=7)
+        assert found.deletion.time + week == found.deletion.purge_time
+        assert GOLDEN_3_DELETED == records.to_json(found)
+        assert GOLDEN_2 == records.to_json(replace(found, deletion=None))
 
     @pytest.mark.parametrize(
         "text",

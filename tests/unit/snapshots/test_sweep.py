@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from services.snapshots import records
 from services.snapshots.assembly import Parts, assemble
 from services.snapshots.compaction import compacted
 from services.snapshots.file_staging import FileStaging
-from services.snapshots.generations import Claim, Snapshot
+from services.snapshots.generations import Claim, Deletion, Snapshot
 from services.snapshots.store import Entry
 from services.snapshots.sweep import SWEEP_ALL_EVERY_S
 from services.snapshots.upkeep import OneProcess
@@ -104,17 +105,27 @@ class TestStart:
 
         assert [1] == plant.recorded()
 
-    async def test_writes_what_a_hold_left_out(self, plant: Plant) -> None:
-        """A crash between a hold and its record leaves a record to write again."""
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            pytest.param({"hold": True}, id="held"),
+            pytest.param({"deletion": Deletion(at(9), at(99))}, id="deleted"),
+        ],
+    )
+    async def test_writes_what_a_change_left_out(
+        self, plant: Plant, changes: dict[str, Any]
+    ) -> None:
+        """A crash between a hold or deletion and its record leaves one to write."""
         made = snapshot(1)
         await plant.commit(made)
-        held = replace(made, hold=True, revision=1)
-        await plant.catalog.revise(NAME, made, held)
+        await plant.commit(snapshot(2))
+        changed = replace(made, revision=1, **changes)
+        await plant.catalog.revise(NAME, made, changed)
 
         await plant.sweeper.start()
 
         stored = plant.blobs.blobs[records.record_key(NAME, 1)]
-        assert held == records.from_json(stored)
+        assert changed == records.from_json(stored)
 
     async def test_removes_records_of_the_deleted(self, plant: Plant) -> None:
         """A crash between forgetting a generation and removing its record leaves a
@@ -306,10 +317,10 @@ async def test_a_catalog_that_is_lost_meanwhile_deletes_nothing(
         await plant.commit(snapshot(generation))
     real = plant.catalog.entries
 
-    async def lost(agent: AgentName) -> Sequence[Entry]:
+    async def lost(agent: AgentName, **wanted: Any) -> Sequence[Entry]:
         monkeypatch.undo()
         plant.catalog.__dict__.update(MemoryCatalog().__dict__)
-        return await real(agent)
+        return await real(agent, **wanted)
 
     monkeypatch.setattr(plant.catalog, "entries", lost)
     await plant.sweeper.start()
