@@ -4,34 +4,24 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.chassis.names import AgentName, SnapshotName
-from services.cli.connection import Session, checked, connected
+from services.chassis.names import SnapshotName
+from services.cli import snapshot_edits
+from services.cli.connection import Session, connected
 from services.cli.output import moment, plain, size, word
+from services.cli.snapshot_names import AgentId, At, named, utc
 from townkeeper.snapshots.v1 import resources_pb2, snapshots_pb2
 from townkeeper.supervisor.v1 import supervisor_pb2
 
 app: Final = typer.Typer(no_args_is_help=True, help="See and use saved states.")
+app.command("delete")(snapshot_edits.delete)
+app.command("reindex")(snapshot_edits.reindex)
 
 RESTORE_S: Final = 900.0
-
-AgentId = Annotated[
-    str,
-    typer.Argument(
-        metavar="AGENT", help="Its id, or towns/T/agents/A.", show_default=False
-    ),
-]
-
-At = Annotated[
-    datetime | None,
-    typer.Option(help="The newest at or before this time (UTC)."),
-]
 
 
 @app.command("list")
@@ -87,8 +77,8 @@ def show(
 
     Example: townkeeper snapshots show mayor --at 2026-01-31T12:00:00
     """
-    name = _name(session.agent(agent), generation)
-    request = snapshots_pb2.GetSnapshotRequest(name=str(name), read_time=_utc(at))
+    name = named(session.agent(agent), generation)
+    request = snapshots_pb2.GetSnapshotRequest(name=str(name), read_time=utc(at))
     answer = session.snapshots().GetSnapshot(request)
     snapshot = answer.snapshot
     if session.out.as_json:
@@ -128,11 +118,11 @@ def export(
     """
     from services.cli.export import write_file
 
-    name = _name(session.agent(agent), generation)
+    name = named(session.agent(agent), generation)
     request = snapshots_pb2.DownloadSnapshotRequest(
         name=str(name),
         content=snapshots_pb2.DownloadSnapshotRequest.CONTENT_FILE,
-        read_time=_utc(at),
+        read_time=utc(at),
     )
 
     def frames() -> Iterator[snapshots_pb2.DownloadSnapshotResponse]:
@@ -165,10 +155,10 @@ def restore(
     """
     agent_name = session.agent(agent)
     if dry_run:
-        _show_plan(session, _name(agent_name, generation))
+        _show_plan(session, named(agent_name, generation))
         return
     request = supervisor_pb2.RestoreAgentRequest(
-        name=str(_name(agent_name, generation))
+        name=str(named(agent_name, generation))
     )
     stub = session.supervisor_of(agent_name)
     with session.out.working(f"restoring generation {generation}"):
@@ -196,7 +186,7 @@ def verify(
 
     Example: townkeeper snapshots verify mayor 12
     """
-    name = _name(session.agent(agent), generation)
+    name = named(session.agent(agent), generation)
     request = snapshots_pb2.VerifySnapshotRequest(name=str(name))
     with session.out.working(f"verifying {name}"):
         answer = session.snapshots().VerifySnapshot(request, timeout=RESTORE_S)
@@ -225,10 +215,10 @@ def fork(
     source, stub = session.agent(agent), session.snapshots()
     if not generation:
         # A retry must not mean another one than the first try.
-        newest = snapshots_pb2.GetSnapshotRequest(name=str(_name(source, 0)))
+        newest = snapshots_pb2.GetSnapshotRequest(name=str(named(source, 0)))
         generation = stub.GetSnapshot(newest).snapshot.generation
     request = snapshots_pb2.ForkSnapshotRequest(
-        name=str(_name(source, generation)),
+        name=str(named(source, generation)),
         target=str(session.agent(target)),
         request_id=str(uuid.uuid4()),
     )
@@ -237,41 +227,6 @@ def fork(
         session.out.json(plain(answer))
         return
     session.out.line(f"forked generation {generation} as {answer.snapshot.name}")
-
-
-@app.command()
-@connected
-def delete(
-    session: Session,
-    agent: AgentId,
-    generation: Annotated[
-        int, typer.Argument(min=0, help="Its number; 0 for all of them.")
-    ],
-    epoch: Annotated[
-        int | None,
-        typer.Option(min=0, help="Needed while a supervisor owns the agent."),
-    ] = None,
-) -> None:
-    """Delete one generation other than the newest, or all of them for good.
-
-    One generation can be brought back for a week, by UndeleteSnapshot.
-
-    Example: townkeeper snapshots delete mayor 12 --epoch 3
-    """
-    agent_name = session.agent(agent)
-    name = str(_name(agent_name, generation)) if generation else ""
-    request = snapshots_pb2.DeleteSnapshotRequest(
-        name=name or f"{agent_name}/snapshots/-", epoch=epoch
-    )
-    answer = session.snapshots().DeleteSnapshot(request)
-    if session.out.as_json:
-        session.out.json(plain(answer))
-        return
-    session.out.line(f"deleted {answer.deleted_count} of {agent_name}")
-
-
-def _name(agent: AgentName, generation: int) -> SnapshotName:
-    return checked(lambda: SnapshotName(agent.town, agent.agent, generation))
 
 
 def _show_plan(session: Session, name: SnapshotName) -> None:
@@ -293,11 +248,3 @@ def _show_plan(session: Session, name: SnapshotName) -> None:
         f"would read {len(snapshot.segments)} segments ({size(stored)}) of {name} of "
         f"{moment(snapshot.create_time)} and write {size(snapshot.size_bytes)}"
     )
-
-
-def _utc(at: datetime | None) -> Timestamp | None:
-    if at is None:
-        return None
-    moment = Timestamp()
-    moment.FromDatetime(at.replace(tzinfo=UTC))
-    return moment

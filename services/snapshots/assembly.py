@@ -16,6 +16,7 @@ from services.snapshots.fork import Forker
 from services.snapshots.generations import Snapshot
 from services.snapshots.intake import Intake
 from services.snapshots.pins import Pins
+from services.snapshots.rebuild import Rebuilder
 from services.snapshots.shelf import Shelf
 from services.snapshots.staging import Staging
 from services.snapshots.store import BlobStore, Catalog
@@ -35,6 +36,7 @@ class Parts:
     compactor: Compactor
     editor: Editor
     forker: Forker
+    rebuilder: Rebuilder
     verifier: Verifier
 
 
@@ -76,5 +78,6 @@ def assemble(
         compactor=compactor,
         editor=Editor(catalog, shelf, committer, clock, purge_after_s),
         forker=Forker(catalog, shelf, committer, pins, clock),
+        rebuilder=Rebuilder(catalog, blobs, clock),
         verifier=Verifier(downloads, scratch),
     )

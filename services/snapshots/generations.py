@@ -5,7 +5,7 @@ Pure. The catalog's scripts decide the same again, atomically; these say it in w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
@@ -115,7 +115,8 @@ class AgentState:
     """What fences an agent's commits: who owns it, and what its newest generation is.
 
     `epoch` 0 was never seen; `last` counts deleted generations as well. `revision`
-    moves when the head's record is replaced by another one of the same state.
+    moves when the head's record is replaced by another one of the same state, `changes`
+    when anything is known that was not, or no more.
     """
 
     epoch: int = 0
@@ -124,6 +125,7 @@ class AgentState:
     last: int = 0
     head: Snapshot | None = None
     revision: int = 0
+    changes: int = field(default=0, compare=False)
 
     @property
     def head_generation(self) -> int:

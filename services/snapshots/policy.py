@@ -25,6 +25,7 @@ POLICY: Final[Mapping[str, Rule]] = {
     _SERVICE + "DeleteSnapshot": rule(Kind.CONTAINER, Kind.OPERATOR),
     _SERVICE + "UndeleteSnapshot": rule(Kind.OPERATOR),
     _SERVICE + "ForkSnapshot": rule(Kind.OPERATOR),
+    _SERVICE + "ReindexTown": rule(Kind.OPERATOR),
     _SERVICE + "VerifySnapshot": rule(Kind.CONTAINER, Kind.OPERATOR),
 }
 

@@ -1,7 +1,7 @@
 """The catalog in Redis: few keys a town, all in one slot, each change one script.
 
 Keys, for town `t` and agent `a`, after `tk:snapshots:{t}:`
-  state:a    hash    epoch, instance, boot, last, head, revision
+  state:a    hash    epoch, instance, boot, last, head, revision, changes
   index:a    zset    every generation that exists, with its time
   deleted:a  zset    those that are deleted instead, with the time when they are purged
   records:a  hash    the records of recent generations
@@ -66,6 +66,8 @@ class RedisCatalog:
         self._commit = Script.read(_LUA, "commit.lua")
         self._delete = Script.read(_LUA, "delete.lua")
         self._drop = Script.read(_LUA, "drop.lua")
+        self._fence = Script.read(_LUA, "fence.lua")
+        self._forget = Script.read(_LUA, "forget.lua")
         self._entries = Script.read(_LUA, "entries.lua")
         self._purge = Script.read(_LUA, "purge.lua")
         self._adopt = Script.read(_LUA, "adopt.lua")
@@ -212,16 +214,29 @@ class RedisCatalog:
         return list(map(int, texts(answer)))
 
     async def purge(self, agent: AgentName, now_us: int) -> Sequence[int]:
-        needed = keys(agent, "records:", "marks:", "deleted:")
+        needed = keys(agent, "state:", "records:", "marks:", "deleted:")
         answer = await self._change(self._purge, needed, [now_us])
         return list(map(int, texts(answer)))
 
-    async def adopt(self, agent: AgentName, snapshots: Sequence[Snapshot]) -> bool:
+    async def forget(self, agent: AgentName, generations: Sequence[int]) -> None:
+        if generations:
+            needed = keys(agent, "state:", "index:", "records:", "marks:", "deleted:")
+            await self._change(self._forget, needed, list(generations))
+
+    async def fence(self, agent: AgentName) -> None:
+        await self._change(self._fence, keys(agent, "state:"), [])
+
+    async def adopt(
+        self,
+        agent: AgentName,
+        snapshots: Sequence[Snapshot],
+        changes: int | None = None,
+    ) -> bool:
         await self._note(agent.town)
         answer = await self._change(
             self._adopt,
             keys(agent, *_OF_ALL, "agents"),
-            redis_values.adoption(agent, snapshots),
+            redis_values.adoption(agent, snapshots, changes),
         )
         return text(answer) == "done"
 

@@ -34,7 +34,9 @@ def claimed(claim: Claim) -> list[str]:
     return [optional(claim.epoch), claim.instance, claim.boot_id]
 
 
-def adoption(agent: AgentName, snapshots: Sequence[Snapshot]) -> list[str | int]:
+def adoption(
+    agent: AgentName, snapshots: Sequence[Snapshot], changes: int | None
+) -> list[str | int]:
     """All that adopt.lua takes over, oldest first."""
     live = [each for each in snapshots if each.deletion is None]
     head = live[-1:]
@@ -42,9 +44,10 @@ def adoption(agent: AgentName, snapshots: Sequence[Snapshot]) -> list[str | int]
     changed = [each for each in snapshots if each.revision]
     return [
         agent.agent,
-        max(each.epoch for each in snapshots),
-        snapshots[-1].generation,
+        max((each.epoch for each in snapshots), default=0),
+        snapshots[-1].generation if snapshots else 0,
         head[0].generation if head else 0,
+        optional(changes),
         *_counted(member(each) for each in live),
         *_counted(deletion(each) for each in snapshots if each.deletion),
         *_pairs((each.generation, records.to_json(each)) for each in [*head, *recent]),
@@ -82,7 +85,7 @@ def text(answer: Any) -> str:
 
 def state(answer: Any) -> tuple[AgentState, Known | None]:
     """What look.lua found."""
-    epoch, instance, boot_id, last, _, record, upload, revision = texts(answer)
+    epoch, instance, boot_id, last, _, record, upload, revision, changes = texts(answer)
     found = AgentState(
         epoch=int(epoch),
         instance=instance,
@@ -90,6 +93,7 @@ def state(answer: Any) -> tuple[AgentState, Known | None]:
         last=int(last),
         head=records.from_json(record) if record else None,
         revision=int(revision),
+        changes=int(changes),
     )
     return found, known(upload)
 

@@ -5,6 +5,9 @@ Redis can come back from a copy, or empty; records in the blob store are for eve
 
 from __future__ import annotations
 
+import asyncio
+from typing import Final
+
 import structlog
 
 from services.chassis.errors import Reason, ServiceError
@@ -13,6 +16,8 @@ from services.chassis.telemetry import Event
 from services.snapshots import records
 from services.snapshots.generations import Snapshot
 from services.snapshots.store import BlobMissing, BlobStore, Catalog
+
+_READS_AT_ONCE: Final = 16
 
 _log = structlog.get_logger(__name__)
 
@@ -37,7 +42,8 @@ async def revised(catalog: Catalog, blobs: BlobStore, head: Snapshot) -> bool:
         stored = records.from_json(await blobs.read(key))
     except (BlobMissing, ValueError):
         return False  # there is nothing to go by
-    if stored.revision <= head.revision:
+    if stored.revision <= head.revision or stored.deletion is not None:
+        # What is the newest state there is stays the head, whatever it was once.
         return False
     _log.warning(Event.RECORD_REPAIRED, name=head.name)
     return await catalog.revise(head.agent, head, stored)
@@ -48,20 +54,25 @@ async def stored_records(blobs: BlobStore, agent: AgentName) -> list[Snapshot]:
 
     Raises SNAPSHOT_CORRUPT: whoever acts on the whole must have all of it.
     """
-    snapshots = []
-    for generation in await stored_generations(blobs, agent):
+    turn = asyncio.Semaphore(_READS_AT_ONCE)
+
+    async def read(generation: int) -> Snapshot | None:
         key = records.record_key(agent, generation)
         try:
-            snapshots.append(records.from_json(await blobs.read(key)))
+            async with turn:
+                return records.from_json(await blobs.read(key))
         except BlobMissing:
-            continue  # deleted since it was listed
+            return None  # deleted since it was listed
         except ValueError as error:
             raise ServiceError(
                 Reason.SNAPSHOT_CORRUPT,
                 f"cannot read the record {key}: restore it from a copy",
                 record=key,
             ) from error
-    return snapshots
+
+    generations = await stored_generations(blobs, agent)
+    found = await asyncio.gather(*map(read, generations))
+    return [snapshot for snapshot in found if snapshot is not None]
 
 
 async def stored_generations(blobs: BlobStore, agent: AgentName) -> list[int]:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import grpc
 
 from services.chassis.auth import current_caller
-from services.chassis.names import AgentName, SnapshotName
+from services.chassis.names import AgentName, SnapshotName, TownName
 from services.snapshots import wire
 from services.snapshots.assembly import Parts
 from services.snapshots.downloads import Range
@@ -37,6 +37,7 @@ class SnapshotServicer(snapshots_pb2_grpc.SnapshotServiceServicer):
         self._downloads = parts.downloads
         self._editor = parts.editor
         self._forker = parts.forker
+        self._rebuilder = parts.rebuilder
         self._verifier = parts.verifier
 
     async def AdvanceEpoch(
@@ -167,6 +168,16 @@ class SnapshotServicer(snapshots_pb2_grpc.SnapshotServiceServicer):
         return pb.VerifySnapshotResponse(
             read_bytes=await self._verifier.verify(snapshot)
         )
+
+    async def ReindexTown(
+        self, request: pb.ReindexTownRequest, context: Context
+    ) -> AsyncIterator[pb.ReindexTownResponse]:
+        if "/agents/" in request.name:
+            agent = AgentName.parse(request.name)
+            yield wire.rebuilt(await self._rebuilder.agent(agent))
+            return
+        async for found in self._rebuilder.town(TownName.parse(request.name).town):
+            yield wire.rebuilt(found)
 
     async def _find(
         self, name: str, moment_us: int | None = None

@@ -138,10 +138,11 @@ class Shelf:
         if_generation_match: int | None,
     ) -> Sequence[int]:
         """Forgets one generation or all, at once and for good; the pointer goes first,
-        then the record."""
+        then the record, then a pointer that was rebuilt from it meanwhile."""
         gone = await self._catalog.delete(agent, generation, claim, if_generation_match)
         for each in gone:
             await self._blobs.delete(records.record_key(agent, each))
+        await self._catalog.forget(agent, gone)
         self.deleted(agent.town)
         return gone
 

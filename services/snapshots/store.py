@@ -156,9 +156,25 @@ class Catalog(Protocol):
     async def purge(self, agent: AgentName, now_us: int) -> Sequence[int]:
         """Forgets deleted generations whose time is over; those that it forgot."""
 
-    async def adopt(self, agent: AgentName, snapshots: Sequence[Snapshot]) -> bool:
+    async def forget(self, agent: AgentName, generations: Sequence[int]) -> None:
+        """Forgets generations once more when their records are gone: who took over
+        the records meanwhile had taken them back."""
+
+    async def fence(self, agent: AgentName) -> None:
+        """Raises the epoch and leaves the agent without an owner; nothing if it never
+        had one."""
+
+    async def adopt(
+        self,
+        agent: AgentName,
+        snapshots: Sequence[Snapshot],
+        changes: int | None = None,
+    ) -> bool:
         """Replaces what is known of the agent by all its records, oldest first, and
-        leaves it without an owner. False, and nothing, if the catalog is newer."""
+        leaves it without an owner. False, and nothing, if the catalog is newer.
+
+        With `changes` whatever it knew is replaced, as long as they are the changes of
+        now; one that claimed the head that stands stays its owner."""
 
     async def trim(self, agent: AgentName, snapshots: Sequence[Snapshot]) -> None:
         """Forgets these records, not the generations, as the blob store has them; not

@@ -162,6 +162,7 @@ class Sweeper:
         ):
             for generation in gone:
                 await self._blobs.delete(records.record_key(agent, generation))
+            await self._catalog.forget(agent, gone)
             if gone:
                 _log.info(event, agent=str(agent), generations=len(gone))
         kept = await self._catalog.recent(agent)

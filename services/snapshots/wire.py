@@ -16,6 +16,7 @@ from services.chassis.names import AgentName, InstanceName, SnapshotName
 from services.snapshots.amendment import Amendment
 from services.snapshots.downloads import Part
 from services.snapshots.generations import Claim, Format, Kind, Origin, Snapshot
+from services.snapshots.rebuild import Rebuilt
 from services.snapshots.staging import PausedUpload
 from services.snapshots.upload import (
     Body,
@@ -259,6 +260,15 @@ def part(value: Part) -> pb.DownloadSnapshotResponse:
         return pb.DownloadSnapshotResponse(chunk=chunk)
     trailer = pb.DownloadTrailer(size_bytes=value.size_bytes, blake3=value.blake3)
     return pb.DownloadSnapshotResponse(trailer=trailer)
+
+
+def rebuilt(value: Rebuilt) -> pb.ReindexTownResponse:
+    return pb.ReindexTownResponse(
+        agent=str(value.agent),
+        generation_count=value.generations,
+        head=value.head,
+        epoch=value.epoch,
+    )
 
 
 def _timestamp(moment: datetime | None) -> Timestamp | None:

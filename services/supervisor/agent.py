@@ -93,23 +93,24 @@ class Agent(Holding):
         A later lease, taken while this waited for its turn, is not meant.
         """
         async with self._lock:
-            if self.epoch != epoch or self._claim is None:
+            if self.epoch == epoch and self._claim is not None:
+                await self._lose(why)
+
+    async def fenced(self, epoch: int, why: str) -> None:
+        """No save is taken any more. Either the lease is another's, or the snapshot
+        service has forgotten who we are: then the run begins anew under the next
+        epoch, on the file that is here."""
+        async with self._lock:
+            claim = self._claim
+            if self.epoch != epoch or claim is None:
                 return
-            log.error("agent.lease_lost", agent=str(self.name), why=why)
-            await self._errand.drop()
-            live, saver = self._live, self._saver
-            self._live = self._saver = self._claim = None
-            if live is not None:
-                await live.stop(0.0)
-            if saver is not None:
-                await saver.close()
-                if saver.database is not None:
-                    places = self._around.places(self.name)
-                    places.set_aside(saver.database, "fenced")
-            if self.run is not None:
-                self.run.error = why
-                self.run.exit_reason = "failed"
-                self.run.state = State.FAILED
+            renewed = await self._renewed(claim)
+            if renewed is None:
+                await self._lose(why)
+                return
+            log.warning("agent.lease_renewed", agent=str(self.name), why=why)
+            await self._end_at_once()
+            await self._bring_back(renewed)
 
     async def save(self) -> Saver:
         """Everything committed before this call is durable when it returns."""
@@ -225,7 +226,7 @@ class Agent(Holding):
         )
         self._saver = saver = hydrated.saver
         saver.on_saved = self._on_saved
-        saver.on_fenced = lambda why: around.keep(self.lost(claim.epoch, why))
+        saver.on_fenced = lambda why: around.keep(self.fenced(claim.epoch, why))
         run.workdir = str(hydrated.launch.workdir)
         run.generation, run.saved_at = saver.generation, saver.saved_at
         run.lost_generations = hydrated.lost
@@ -294,6 +295,8 @@ class Agent(Holding):
                         failures=failures,
                         why=error.message,
                     )
+                    if error.reason is Reason.LEASE_FENCED:
+                        claim = await self._renewed(claim) or claim
 
     async def _halt(
         self, grace_s: float, end_reason: str, *, patient: bool = False

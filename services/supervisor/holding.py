@@ -5,14 +5,20 @@ from __future__ import annotations
 
 import asyncio
 
+import structlog
+
+from services.chassis.errors import ServiceError
 from services.chassis.names import AgentName
 from services.supervisor.errand import Errand
 from services.supervisor.live import LiveRun
 from services.supervisor.output import OutputBuffer
+from services.supervisor.registry_client import Evidence
 from services.supervisor.run import Run, State
 from services.supervisor.saver import Saver
 from services.supervisor.specs import Claim
 from services.supervisor.surroundings import Surroundings
+
+log = structlog.get_logger()
 
 
 class Holding:
@@ -52,6 +58,48 @@ class Holding:
         if self._claim is not None:
             await self._around.release(self._claim, end_reason)
         self._claim = None
+
+    async def _lose(self, why: str) -> None:
+        log.error("agent.lease_lost", agent=str(self.name), why=why)
+        saver = await self._end_at_once()
+        self._claim = None
+        if saver is not None and saver.database is not None:
+            places = self._around.places(self.name)
+            places.set_aside(saver.database, "fenced")
+        if self.run is not None:
+            self.run.error = why
+            self.run.exit_reason = "failed"
+            self.run.state = State.FAILED
+
+    async def _end_at_once(self) -> Saver | None:
+        await self._errand.drop()
+        live, saver = self._live, self._saver
+        self._live = self._saver = None
+        if live is not None:
+            await live.stop(0.0)
+        if saver is not None:
+            await saver.close()
+        return saver
+
+    async def _renewed(self, claim: Claim) -> Claim | None:
+        """The lease under its next epoch, if the registry says that it is ours still:
+        so nobody else has run the agent. None if it is not, or nobody can say."""
+        registry = self._around.registry
+        shown = Evidence(
+            self.name,
+            claim.epoch,
+            alive=self._live is not None,
+            generation=claim.generation,
+            failed_starts=self.failed_starts,
+        )
+        try:
+            if self.name in (await registry.heartbeat([shown])).lost:
+                return None
+            await registry.release(self.name, claim.epoch)
+            return (await registry.claim([self.name]))[0]
+        except ServiceError as error:
+            log.warning("agent.claim_failed", agent=str(self.name), why=error.message)
+            return None
 
     def _exited(self, reason: str) -> None:
         run = self.run

@@ -34,6 +34,9 @@ class _Agent:
     # In place of their times: of those that are deleted.
     deleted: dict[int, Entry] = field(default_factory=dict)
 
+    def change(self) -> None:
+        self.state = replace(self.state, changes=self.state.changes + 1)
+
     def mark(self, snapshot: Snapshot) -> None:
         self.revisions[snapshot.generation] = snapshot.revision
         self.held.discard(snapshot.generation)
@@ -106,6 +109,7 @@ class MemoryCatalog:
         if (generation, revision) != (known.state.last + 1, known.state.revision):
             return None
         known.state = replace(known.state, last=generation, head=snapshot)
+        known.change()
         known.enter(snapshot)
         known.records[generation] = snapshot
         known.uploads[snapshot.origin.upload_id] = generation
@@ -162,6 +166,8 @@ class MemoryCatalog:
             for each in gone:
                 known.forget(each)
             known.uploads.clear()
+            if gone:
+                known.change()
             return gone
         if generation not in {*known.times, *known.deleted}:
             raise absent(agent, generation)
@@ -170,6 +176,7 @@ class MemoryCatalog:
         if generation in known.held:
             raise held(agent, generation)
         known.forget(generation)
+        known.change()
         return [generation]
 
     async def drop(self, agent: AgentName, generations: Sequence[int]) -> Sequence[int]:
@@ -179,6 +186,8 @@ class MemoryCatalog:
         gone = [generation for generation in generations if generation not in kept]
         for generation in gone:
             known.forget(generation)
+        if gone:
+            known.change()
         return gone
 
     async def purge(self, agent: AgentName, now_us: int) -> Sequence[int]:
@@ -191,20 +200,60 @@ class MemoryCatalog:
         ]
         for generation in gone:
             known.forget(generation)
+        if gone:
+            known.change()
         return sorted(gone)
 
-    async def adopt(self, agent: AgentName, snapshots: Sequence[Snapshot]) -> bool:
-        await self._step("adopt")
+    async def forget(self, agent: AgentName, generations: Sequence[int]) -> None:
+        await self._step("forget")
+        if not generations:
+            return
         known = self._known(agent)
-        last = snapshots[-1].generation
-        if known.state.last > last:
+        for generation in generations:
+            known.forget(generation)
+        known.change()
+        head = known.state.head_generation
+        if head and head not in known.times:
+            newest = known.records.get(max(known.times, default=0))
+            revision = known.state.revision + 1
+            known.state = replace(known.state, head=newest, revision=revision)
+
+    async def fence(self, agent: AgentName) -> None:
+        await self._step("fence")
+        known = self._agents.get(agent, _Agent())
+        if known.state.epoch:
+            epoch = known.state.epoch + 1
+            known.state = replace(known.state, epoch=epoch, instance="", boot_id="")
+
+    async def adopt(
+        self,
+        agent: AgentName,
+        snapshots: Sequence[Snapshot],
+        changes: int | None = None,
+    ) -> bool:
+        await self._step("adopt")
+        state, rebuilds = self._known(agent).state, changes is not None
+        if rebuilds and changes != state.changes:
             return False
-        epoch = max(known.state.epoch, *(each.epoch for each in snapshots))
+        last = snapshots[-1].generation if snapshots else 0
+        if not rebuilds and state.last > last:
+            return False
         live = [each for each in snapshots if each.deletion is None]
         head = live[-1] if live else None
+        epoch = max((each.epoch for each in snapshots), default=0)
+        same_head = (head.generation if head else 0) == state.head_generation
+        bound = bool(state.instance)
+        if not (rebuilds and bound and same_head and state.epoch >= epoch):
+            least = epoch + 1 if rebuilds and epoch else epoch
+            epoch = max(state.epoch, least)
+            state = replace(state, epoch=epoch, instance="", boot_id="")
         adopted = self._agents[agent] = _Agent(
-            state=AgentState(
-                epoch=epoch, last=last, head=head, revision=known.state.revision
+            state=replace(
+                state,
+                last=max(state.last, last),
+                head=head,
+                revision=state.revision + rebuilds,
+                changes=state.changes + 1,
             ),
             uploads={each.origin.upload_id: each.generation for each in snapshots},
         )
@@ -242,6 +291,7 @@ class MemoryCatalog:
         known.records[generation] = new
         known.mark(new)
         known.enter(new)
+        known.change()
         if new.deletion is None and generation >= head:
             known.state = replace(
                 known.state, head=new, revision=known.state.revision + 1

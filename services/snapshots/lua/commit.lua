@@ -30,6 +30,7 @@ if tonumber(revision) ~= tonumber(state[6] or '0') then
 end
 
 redis.call('HSET', KEYS[1], 'last', generation, 'head', generation)
+redis.call('HINCRBY', KEYS[1], 'changes', 1)
 redis.call('ZADD', KEYS[2], generation, generation .. ':' .. created_us)
 redis.call('HSET', KEYS[3], generation, record)
 redis.call('LPUSH', KEYS[4], upload)

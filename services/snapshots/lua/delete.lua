@@ -25,6 +25,7 @@ if wanted ~= '-' then
   redis.call('ZREMRANGEBYSCORE', KEYS[7], wanted, wanted)
   redis.call('HDEL', KEYS[3], wanted)
   redis.call('HDEL', KEYS[6], wanted)
+  redis.call('HINCRBY', KEYS[1], 'changes', 1)
   return { 'done', wanted }
 end
 local marks, held = redis.call('HGETALL', KEYS[6]), nil
@@ -45,8 +46,9 @@ for _, upload in ipairs(redis.call('LRANGE', KEYS[4], 0, -1)) do
   redis.call('HDEL', KEYS[5], upload)
 end
 redis.call('DEL', KEYS[2], KEYS[3], KEYS[4], KEYS[6], KEYS[7])
-if head ~= '0' then
+if #gone > 0 then
   redis.call('HSET', KEYS[1], 'head', '0')
+  redis.call('HINCRBY', KEYS[1], 'changes', 1)
 end
 table.insert(gone, 1, 'done')
 return gone

@@ -15,4 +15,7 @@ for _, generation in ipairs(ARGV) do
     table.insert(gone, generation)
   end
 end
+if #gone > 0 then
+  redis.call('HINCRBY', KEYS[1], 'changes', 1)
+end
 return gone

@@ -6,8 +6,9 @@
 -- of the index, that of the deleted or '', epoch or '*' for anybody, match.
 local generation, old, new, revision, mark = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local member, deleted, epoch, match = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
-local was_deleted = redis.call('ZCOUNT', KEYS[5], generation, generation) > 0
-if not was_deleted and redis.call('ZCOUNT', KEYS[2], generation, generation) == 0 then
+local found = redis.call('ZCOUNT', KEYS[2], generation, generation)
+  + redis.call('ZCOUNT', KEYS[5], generation, generation)
+if found == 0 then
   return { 'absent' }
 end
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'head')
@@ -32,13 +33,14 @@ end
 -- What it says already is written again: waiting for replicas waits for this one.
 redis.call('HSET', KEYS[3], generation, new)
 redis.call('HSET', KEYS[4], generation, mark)
+redis.call('ZREMRANGEBYSCORE', KEYS[2], generation, generation)
+redis.call('ZREMRANGEBYSCORE', KEYS[5], generation, generation)
 if deleted ~= '' then
-  redis.call('ZREMRANGEBYSCORE', KEYS[2], generation, generation)
   redis.call('ZADD', KEYS[5], generation, deleted)
-elseif was_deleted then
-  redis.call('ZREMRANGEBYSCORE', KEYS[5], generation, generation)
+else
   redis.call('ZADD', KEYS[2], generation, member)
 end
+redis.call('HINCRBY', KEYS[1], 'changes', 1)
 if deleted == '' and tonumber(generation) >= tonumber(head) then
   -- A commit that read the earlier record builds on a list that is not kept.
   redis.call('HSET', KEYS[1], 'head', generation)

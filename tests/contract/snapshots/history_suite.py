@@ -262,3 +262,115 @@ class HistorySuite:
         assert (5, 0) == (state.last, state.head_generation)
         await catalog.advance(NAME, Claim(2, INSTANCE, "boot-3"))
         await commit(catalog, snapshot(6), Claim(2), match=0)
+
+    async def test_a_fence_leaves_no_owner(
+        self, catalog: Catalog, three: list[Snapshot]
+    ) -> None:
+        """Whoever owned the agent writes no more; the next claim finds it free."""
+        await catalog.fence(NAME)
+
+        state, _ = await catalog.look(NAME)
+        assert AgentState(2, last=3, head=three[2]) == state
+        for claim in (OWNER, replace(OWNER, epoch=2)):
+            refused = await reason(catalog.commit(snapshot(4), claim, 3))
+            assert Reason.LEASE_FENCED is refused
+        assert Reason.LEASE_FENCED is await reason(catalog.advance(NAME, OWNER))
+        await catalog.advance(NAME, Claim(2, INSTANCE, "boot-2"))
+
+    async def test_nobody_is_fenced_where_nobody_was(self, catalog: Catalog) -> None:
+        """Those who write whole files without an epoch go on."""
+        await commit(catalog, snapshot(1), Claim())
+
+        await catalog.fence(NAME)
+
+        await commit(catalog, snapshot(2), Claim())
+
+    async def test_rebuilding_takes_the_records_word(
+        self, catalog: Catalog, three: list[Snapshot]
+    ) -> None:
+        """Also where they know less; numbers are not used again, and nobody who wrote
+        one of them goes on."""
+        before, _ = await catalog.look(NAME)
+        stored = [three[0], deleted(three[1])]
+
+        assert await catalog.adopt(NAME, stored, before.changes)
+
+        state, _ = await catalog.look(NAME)
+        expected = AgentState(2, last=3, head=three[0], revision=before.revision + 1)
+        assert expected == state
+        assert [1] == await numbers(catalog)
+        assert [2, 1] == await numbers(catalog, deleted=True)
+        assert await catalog.adopt(NAME, [], state.changes)
+        state, _ = await catalog.look(NAME)
+        assert (3, None, 2) == (state.last, state.head, state.epoch)
+
+    async def test_rebuilding_overwrites_no_change(
+        self, catalog: Catalog, three: list[Snapshot]
+    ) -> None:
+        """What changed since the look is not undone, whatever it was."""
+        for change in (
+            lambda: self.hold(catalog, three[0]),
+            lambda: self.delete(catalog, three[1]),
+            lambda: catalog.purge(NAME, microseconds(at(1000))),
+            lambda: catalog.commit(snapshot(4), OWNER, 3),
+            lambda: catalog.drop(NAME, [3]),
+            lambda: catalog.forget(NAME, [9]),
+            lambda: catalog.adopt(NAME, [snapshot(5)]),
+            lambda: catalog.delete(NAME, None, Claim(1), None),
+        ):
+            before, _ = await catalog.look(NAME)
+            await change()
+            assert not await catalog.adopt(NAME, three, before.changes)
+
+    async def test_rebuilding_leaves_a_new_owner(
+        self, catalog: Catalog, three: list[Snapshot]
+    ) -> None:
+        """Who claimed since the fence, on the head that stands; a commit that it began
+        before is begun again."""
+        await catalog.fence(NAME)
+        owner = Claim(2, INSTANCE, "boot-2")
+        before = await catalog.advance(NAME, owner)
+
+        assert await catalog.adopt(NAME, three, before.changes)
+
+        assert await catalog.commit(snapshot(4), owner, 3, before.revision) is None
+        after, _ = await catalog.look(NAME)
+        assert await catalog.commit(snapshot(4), owner, 3, after.revision)
+
+    async def test_rebuilding_fences_who_built_on_another_head(
+        self, catalog: Catalog, three: list[Snapshot]
+    ) -> None:
+        """What it hydrated from is not what stands now."""
+        await catalog.fence(NAME)
+        owner = Claim(2, INSTANCE, "boot-2")
+        before = await catalog.advance(NAME, owner)
+
+        assert await catalog.adopt(NAME, [*three, snapshot(4)], before.changes)
+
+        refused = await reason(catalog.commit(snapshot(5), owner, 4))
+        assert Reason.LEASE_FENCED is refused
+
+    async def test_what_is_forgotten_does_not_come_back(
+        self, catalog: Catalog, three: list[Snapshot]
+    ) -> None:
+        """A rebuilding that had read the records before they went is undone."""
+        await catalog.delete(NAME, None, Claim(1), None)
+        between, _ = await catalog.look(NAME)
+        await catalog.adopt(NAME, [held(three[0]), *three[1:]], between.changes)
+
+        await catalog.forget(NAME, [1, 2, 3])
+
+        state, _ = await catalog.look(NAME)
+        assert (3, None) == (state.last, state.head)
+        assert [] == await numbers(catalog, deleted=True)
+        assert [] == list(await catalog.recent(NAME))
+
+    async def test_forgetting_spares_the_others(
+        self, catalog: Catalog, three: list[Snapshot]
+    ) -> None:
+        """The newest of those that are left is the head."""
+        await catalog.forget(NAME, [1, 3, 7])
+
+        state, _ = await catalog.look(NAME)
+        assert (3, three[1]) == (state.last, state.head)
+        assert [2] == await numbers(catalog)

@@ -19,6 +19,7 @@ from townkeeper.snapshots.v1 import snapshots_pb2 as pb
 from townkeeper.snapshots.v1.resources_pb2 import Snapshot
 
 METHODS = [method.name for method in SERVICE.methods]
+STREAMS = {method.name for method in SERVICE.methods if method.server_streaming}
 READERS = {Kind.CONTAINER, Kind.USER, Kind.OPERATOR, Kind.AGENT}
 # As the comments of the contract say.
 MAY = {
@@ -33,6 +34,7 @@ MAY = {
     "DeleteSnapshot": {Kind.CONTAINER, Kind.OPERATOR},
     "UndeleteSnapshot": {Kind.OPERATOR},
     "ForkSnapshot": {Kind.OPERATOR},
+    "ReindexTown": {Kind.OPERATOR},
     "VerifySnapshot": {Kind.CONTAINER, Kind.OPERATOR},
 }
 DENIED = {
@@ -68,6 +70,8 @@ def request(method: str, town: str, agent: str) -> Any:
             return pb.AbortUploadRequest(parent=parent, upload_id=upload_id)
         case "ListSnapshots":
             return pb.ListSnapshotsRequest(parent=parent)
+        case "ReindexTown":
+            return pb.ReindexTownRequest(name=parent)
         case "UpdateSnapshot":
             return pb.UpdateSnapshotRequest(snapshot=Snapshot(name=name))
         case "ForkSnapshot":
@@ -81,7 +85,7 @@ async def answer(stub: Any, method: str, town: str, agent: str) -> str:
 
     async def call() -> None:
         given = getattr(stub, method)(request(method, town, agent))
-        if method == "DownloadSnapshot":
+        if method in STREAMS:
             async for _ in given:
                 pass
         else:

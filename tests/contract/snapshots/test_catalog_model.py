@@ -67,8 +67,10 @@ class Life:
                 self._revise,
                 self._trim,
                 self._purge,
+                self._forget,
+                self._fence,
             ],
-            [2, 12, 3, 2, 1, 6, 1, 1],
+            [2, 12, 3, 2, 2, 6, 1, 1, 1, 1],
         )[0](agent)
         outcomes = [
             await outcome(getattr(each, kind)(agent, *args))
@@ -138,6 +140,8 @@ class Life:
     def _adopt(self, agent: AgentName) -> tuple[str, tuple[Any, ...]]:
         highest = max(self.states[agent].last + self.source.randint(-1, 2), 1)
         stored = range(self.source.randint(1, highest), highest + 1)
+        changes = self.states[agent].changes
+        expected = self.source.choice([None, changes, changes, changes + 1])
         taken = f"adopted-{self.source.randrange(10**9)}"
         return "adopt", (
             [
@@ -152,7 +156,16 @@ class Life:
                 )
                 for n in stored
             ],
+            expected,
         )
+
+    def _forget(self, agent: AgentName) -> tuple[str, tuple[Any, ...]]:
+        last = self.states[agent].last
+        some = self.source.sample(range(1, last + 2), min(2, last))
+        return "forget", (self.source.choice([some, some, list(range(1, last + 1))]),)
+
+    def _fence(self, agent: AgentName) -> tuple[str, tuple[Any, ...]]:
+        return "fence", ()
 
     def _revise(self, agent: AgentName) -> tuple[str, tuple[Any, ...]]:
         old = self.source.choice([*self.recent[agent], None, snapshot(1, agent=agent)])
@@ -186,7 +199,8 @@ class Life:
         ]
         entries = list(await catalog.entries(agent))
         entries += await catalog.entries(agent, deleted=True)
-        return state, known, entries, list(await catalog.recent(agent))
+        recent = list(await catalog.recent(agent))
+        return state, state.changes, known, entries, recent
 
 
 async def outcome(call: Any) -> Any:

@@ -361,3 +361,17 @@ async def test_a_catalog_that_lost_a_compaction(plant: Plant, by: str) -> None:
 
     state, _ = await plant.catalog.look(NAME)
     assert later == state.head
+
+
+async def test_a_head_that_was_deleted_once(plant: Plant) -> None:
+    """The catalog lost what came after it: the newest state that there is can be
+    claimed, whatever its record says."""
+    made = snapshot(1)
+    await plant.commit(made)
+    gone = replace(made, revision=1, deletion=Deletion(at(9), at(99)))
+    key = records.record_key(NAME, 1)
+    plant.blobs.blobs[key] = records.to_json(gone).encode()
+
+    state = await plant.parts.shelf.advance(NAME, CLAIM)
+
+    assert made == state.head

@@ -1,0 +1,112 @@
+"""The snapshot service refuses a run's epoch: another's lease, or its own memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from services.chassis.errors import Reason, ServiceError
+from services.supervisor.agent import Agent
+from services.supervisor.run import Run, State
+from services.supervisor.specs import AgentSpec, Role
+from tests.fakes.registry_client import FakeRegistry
+from tests.fakes.runtime import FakeRuntime
+from tests.fakes.snapshots_client import FakeSnapshots
+from tests.support.containers import NAME, World
+from tests.support.waiting import wait_until
+
+SPEC = AgentSpec(rig="r", role=Role.MAYOR, runtime="exec", command=("x",))
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    registry = FakeRegistry(specs={NAME: SPEC})
+    world = World(tmp_path, registry, FakeSnapshots(), FakeRuntime())
+    yield world
+    await world.die()
+
+
+def asides(world: World) -> list[str]:
+    return [path.name for path in world.tmp_path.rglob("aside/*")]
+
+
+def runs(agent: Agent, epoch: int) -> bool:
+    run = agent.run
+    return run is not None and (epoch, State.RUNNING) == (run.epoch, run.state)
+
+
+async def fenced(world: World, agent: Agent, by: int = 1) -> Run:
+    """A run with a saved state and a later one, when its epoch is past."""
+    run = await agent.start()
+    world.runtime.handle.write("saved")
+    await agent.save()
+    world.snapshots.epoch += by
+    world.runtime.handle.write("unsaved")
+    return run
+
+
+async def test_a_rebuilt_catalog_costs_nothing(world: World) -> None:
+    """The lease is ours by the registry's word: the run begins anew under the next
+    epoch, and what was not saved yet is saved from the file that is here."""
+    agent = await world.boot()
+    first = await fenced(world, agent)
+
+    with pytest.raises(ServiceError, match="epoch"):
+        await agent.save()
+    await wait_until(lambda: runs(agent, first.epoch + 1))
+
+    await agent.save()
+    assert ["saved", "unsaved"] == world.runtime.handle.said()[-2:]
+    assert [] == asides(world)
+    assert 2 == len(world.runtime.handles)
+    assert agent.epoch == world.snapshots.uploads[-1].epoch
+
+
+async def test_what_is_anothers_is_left_alone(world: World) -> None:
+    """The registry says that the lease is lost: nothing is claimed, the file is kept
+    aside."""
+    agent = await world.boot()
+    first = await fenced(world, agent)
+    world.registry.lost = (NAME,)
+
+    with pytest.raises(ServiceError):
+        await agent.save()
+    await wait_until(lambda: first.state is State.FAILED)
+
+    assert (None, 1) == (agent._claim, world.registry.epochs[NAME])
+    assert ["0001-fenced"] == asides(world)
+
+
+async def test_nobody_can_say(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the registry it is taken for lost: two must not run one agent."""
+
+    async def away(*_: object) -> None:
+        raise ServiceError(Reason.SERVICE_UNAVAILABLE, "cannot reach the registry")
+
+    agent = await world.boot()
+    first = await fenced(world, agent)
+    monkeypatch.setattr(world.registry, "heartbeat", away)
+
+    with pytest.raises(ServiceError):
+        await agent.save()
+    await wait_until(lambda: first.state is State.FAILED)
+
+    assert ["0001-fenced"] == asides(world)
+
+
+async def test_epochs_that_are_far_ahead_are_reached(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A registry that came back from an old copy gives low epochs: each try takes the
+    next one."""
+    monkeypatch.setattr("services.supervisor.agent.backoff_s", lambda failures: 0.0)
+    agent = await world.boot()
+    await fenced(world, agent, 3)
+
+    with pytest.raises(ServiceError):
+        await agent.save()
+
+    await wait_until(lambda: runs(agent, 4))
+    assert [] == asides(world)
