@@ -9,7 +9,8 @@ import typer
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.chassis.names import AgentName, SnapshotName
-from services.cli.connection import checked
+from services.cli.connection import Session, checked
+from townkeeper.snapshots.v1 import snapshots_pb2
 
 AgentId = Annotated[
     str,
@@ -22,6 +23,18 @@ At = Annotated[
     datetime | None,
     typer.Option(help="The newest at or before this time (UTC)."),
 ]
+
+
+Generation = Annotated[int, typer.Argument(min=0, help="Its number; 0 is the newest.")]
+
+
+def newest_of(session: Session, agent: AgentName, generation: int) -> str:
+    """The name of a generation by its number, also where 0 stands for the newest."""
+    name = named(agent, generation)
+    if generation:
+        return str(name)
+    request = snapshots_pb2.GetSnapshotRequest(name=str(name))
+    return session.snapshots().GetSnapshot(request).snapshot.name
 
 
 def named(agent: AgentName, generation: int) -> SnapshotName:

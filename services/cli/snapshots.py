@@ -9,17 +9,16 @@ from typing import Annotated, Final
 
 import typer
 
-from services.chassis.names import SnapshotName
-from services.cli import snapshot_edits
+from services.cli import snapshot_edits, timeline
 from services.cli.connection import Session, connected
 from services.cli.output import moment, plain, size, word
+from services.cli.restore_plan import show_plan
+from services.cli.snapshot_import import import_file
 from services.cli.snapshot_names import AgentId, At, named, utc
 from townkeeper.snapshots.v1 import resources_pb2, snapshots_pb2
 from townkeeper.supervisor.v1 import supervisor_pb2
 
 app: Final = typer.Typer(no_args_is_help=True, help="See and use saved states.")
-app.command("delete")(snapshot_edits.delete)
-app.command("reindex")(snapshot_edits.reindex)
 
 RESTORE_S: Final = 900.0
 
@@ -30,12 +29,19 @@ def list_snapshots(
     session: Session,
     agent: AgentId,
     limit: Annotated[int, typer.Option(min=1, help="Most to list.")] = 50,
+    deleted: Annotated[
+        bool, typer.Option("--deleted", help="Those that can be undeleted as well.")
+    ] = False,
+    time_line: Annotated[
+        bool, typer.Option("--time-line", help="By day and hour, with what stands out.")
+    ] = False,
 ) -> None:
     """List the generations of an agent, newest first.
 
-    Example: townkeeper snapshots list mayor
+    Example: townkeeper snapshots list mayor --time-line --limit 500
     """
-    request = snapshots_pb2.ListSnapshotsRequest(parent=str(session.agent(agent)))
+    name = session.agent(agent)
+    request = snapshots_pb2.ListSnapshotsRequest(parent=str(name), show_deleted=deleted)
     found, stub = list[resources_pb2.Snapshot](), session.snapshots()
     while len(found) < limit:
         request.page_size = min(limit - len(found), 500)
@@ -47,16 +53,20 @@ def list_snapshots(
     if session.out.as_json:
         session.out.json([plain(snapshot) for snapshot in found])
         return
-    titles = ("GENERATION", "SAVED", "SIZE", "FORMAT", "SEGMENTS", "EPOCH", "SESSION")
+    if time_line:
+        for line in timeline.lines(found):
+            session.out.line(line)
+        return
+    titles = ("GENERATION", "SAVED", "SIZE", "SEGMENTS", "EPOCH", "SESSION", "MARKS")
     rows = [
         (
             snapshot.generation,
             moment(snapshot.create_time),
             size(snapshot.size_bytes),
-            word(resources_pb2.Format, snapshot.format),
             len(snapshot.segments),
             snapshot.epoch or "-",
             snapshot.session_id or "-",
+            timeline.marks(snapshot),
         )
         for snapshot in found
     ]
@@ -97,6 +107,7 @@ def show(
         session=snapshot.session_id,
         epoch=snapshot.epoch,
         instance=snapshot.instance,
+        marks=timeline.marks(snapshot),
     )
 
 
@@ -155,7 +166,7 @@ def restore(
     """
     agent_name = session.agent(agent)
     if dry_run:
-        _show_plan(session, named(agent_name, generation))
+        show_plan(session, named(agent_name, generation))
         return
     request = supervisor_pb2.RestoreAgentRequest(
         name=str(named(agent_name, generation))
@@ -229,22 +240,13 @@ def fork(
     session.out.line(f"forked generation {generation} as {answer.snapshot.name}")
 
 
-def _show_plan(session: Session, name: SnapshotName) -> None:
-    """What a restore reads and writes."""
-    request = snapshots_pb2.GetSnapshotRequest(name=str(name))
-    snapshot = session.snapshots().GetSnapshot(request).snapshot
-    stored = sum(segment.size_bytes for segment in snapshot.segments)
-    if session.out.as_json:
-        session.out.json(
-            {
-                "name": snapshot.name,
-                "segments": len(snapshot.segments),
-                "readBytes": stored,
-                "writtenBytes": snapshot.size_bytes,
-            }
-        )
-        return
-    session.out.line(
-        f"would read {len(snapshot.segments)} segments ({size(stored)}) of {name} of "
-        f"{moment(snapshot.create_time)} and write {size(snapshot.size_bytes)}"
-    )
+app.command("import")(import_file)
+for command in (
+    snapshot_edits.label,
+    snapshot_edits.hold,
+    snapshot_edits.release,
+    snapshot_edits.delete,
+    snapshot_edits.undelete,
+    snapshot_edits.reindex,
+):
+    app.command()(command)

@@ -15,7 +15,7 @@ _READERS: Final = rule(Kind.CONTAINER, Kind.USER, Kind.OPERATOR, Kind.AGENT)
 POLICY: Final[Mapping[str, Rule]] = {
     _SERVICE + "AdvanceEpoch": _WRITERS,
     # A first frame that names nothing is no header, and is refused as such.
-    _SERVICE + "UploadSnapshot": rule(Kind.CONTAINER, townless=True),
+    _SERVICE + "UploadSnapshot": rule(Kind.CONTAINER, Kind.OPERATOR, townless=True),
     _SERVICE + "GetUpload": _WRITERS,
     _SERVICE + "AbortUpload": _WRITERS,
     _SERVICE + "DownloadSnapshot": rule(Kind.CONTAINER, Kind.OPERATOR, Kind.AGENT),

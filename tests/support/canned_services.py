@@ -68,11 +68,11 @@ class CannedServices(grpc.GenericRpcHandler):
             return None
         metadata = dict(details.invocation_metadata)
         self.authorization = str(metadata.get("authorization", ""))
-        make = (
-            grpc.unary_stream_rpc_method_handler
-            if method.server_streaming
-            else grpc.unary_unary_rpc_method_handler
-        )
+        make: Any = grpc.unary_unary_rpc_method_handler
+        if method.server_streaming:
+            make = grpc.unary_stream_rpc_method_handler
+        elif method.client_streaming:
+            make = grpc.stream_unary_rpc_method_handler
 
         def stream(request: Message, context: grpc.ServicerContext) -> Iterator[Any]:
             answer = self._answer(method.name, request, context)
@@ -86,8 +86,16 @@ class CannedServices(grpc.GenericRpcHandler):
             found: Message = answer[min(turn, len(answer) - 1)]
             return found
 
+        def collect(
+            requests: Iterator[Message], context: grpc.ServicerContext
+        ) -> Message:
+            *earlier, last = requests
+            self.requests += earlier
+            return unary(last, context)
+
+        serve: Any = stream if method.server_streaming else unary
         return make(
-            stream if method.server_streaming else unary,
+            collect if method.client_streaming else serve,
             request_deserializer=GetMessageClass(method.input_type).FromString,
             response_serializer=lambda message: message.SerializeToString(),
         )

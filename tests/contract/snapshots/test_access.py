@@ -24,7 +24,7 @@ READERS = {Kind.CONTAINER, Kind.USER, Kind.OPERATOR, Kind.AGENT}
 # As the comments of the contract say.
 MAY = {
     "AdvanceEpoch": {Kind.CONTAINER},
-    "UploadSnapshot": {Kind.CONTAINER},
+    "UploadSnapshot": {Kind.CONTAINER, Kind.OPERATOR},
     "GetUpload": {Kind.CONTAINER},
     "AbortUpload": {Kind.CONTAINER},
     "DownloadSnapshot": {Kind.CONTAINER, Kind.OPERATOR, Kind.AGENT},

@@ -12,6 +12,12 @@ from blake3 import blake3
 from services.chassis.errors import Reason, ServiceError
 from services.cli.export import write_file
 from services.cli.problems import Problem
+from services.cli.restore_plan import (
+    BUILD_BYTES_PER_S,
+    PACK_BYTES_PER_S,
+    Sample,
+    estimate_s,
+)
 from tests.unit.cli.conftest import CommandLine
 from townkeeper.snapshots.v1 import resources_pb2, snapshots_pb2
 from townkeeper.supervisor.v1 import supervisor_pb2
@@ -199,15 +205,53 @@ def test_a_restore_can_be_planned(townkeeper: CommandLine) -> None:
         snapshot=snapshot(3)
     )
 
+    townkeeper.services.answers["DownloadSnapshot"] = WHOLE
+
     assert 0 == townkeeper("snapshots", "restore", "mayor", "3", "--dry-run", "--json")
 
     plan = json.loads(townkeeper.out)
+    assert 0 <= plan["seconds"] < 60
     assert (1, 10, 3 * 4096) == (
         plan["segments"],
         plan["readBytes"],
         plan["writtenBytes"],
     )
-    assert 1 == len(townkeeper.services.requests)
+    names = {type(one).__name__ for one in townkeeper.services.requests}
+    assert {"GetSnapshotRequest", "DownloadSnapshotRequest"} == names
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        pytest.param({"delete_time": {"seconds": 1}}, "undelete", id="deleted"),
+        pytest.param({"format": resources_pb2.FORMAT_OPAQUE}, "database", id="opaque"),
+    ],
+)
+def test_what_cannot_be_restored_is_not_planned(
+    townkeeper: CommandLine, changes: dict[str, Any], why: str
+) -> None:
+    """The plan says what the restore would say."""
+    found = snapshot(3)
+    found.MergeFrom(resources_pb2.Snapshot(**changes))
+    townkeeper.services.answers["GetSnapshot"] = snapshots_pb2.GetSnapshotResponse(
+        snapshot=found
+    )
+
+    assert 1 == townkeeper("snapshots", "restore", "mayor", "3", "--dry-run")
+
+    assert why in townkeeper.err
+
+
+def test_the_time_of_a_restore_is_all_its_parts() -> None:
+    """Proof and stream as measured, then building and saving what comes out."""
+    sample = Sample(proof_s=2.0, size_bytes=10 << 20, stream_s=0.5)
+
+    read_s = 2.0 + 1.0
+    written = BUILD_BYTES_PER_S
+    work_s = 1.0 + BUILD_BYTES_PER_S / PACK_BYTES_PER_S
+    assert read_s == sample.seconds(20 << 20)
+    assert pytest.approx(read_s + work_s) == estimate_s(sample, 20 << 20, written)
+    assert 0 == Sample(0.0, 0, 0.0).seconds(100)
 
 
 @pytest.mark.parametrize(
@@ -260,23 +304,3 @@ def test_fork_names_the_newest_by_its_number(townkeeper: CommandLine) -> None:
     assert asked.name.endswith("agents/mayor/snapshots/3")
     assert asked.target.endswith("agents/copy")
     assert asked.request_id
-
-
-@pytest.mark.parametrize(
-    ("generation", "name"),
-    [pytest.param("3", "3", id="one"), pytest.param("0", "-", id="all")],
-)
-def test_delete(townkeeper: CommandLine, generation: str, name: str) -> None:
-    """One or all; the epoch of a live owner is passed on."""
-    townkeeper.services.answers["DeleteSnapshot"] = (
-        snapshots_pb2.DeleteSnapshotResponse(deleted_count=2)
-    )
-
-    assert 0 == townkeeper("snapshots", "delete", "mayor", generation, "--epoch=4")
-
-    asked = townkeeper.services.asked(snapshots_pb2.DeleteSnapshotRequest)
-    assert (f"towns/town-1/agents/mayor/snapshots/{name}", 4) == (
-        asked.name,
-        asked.epoch,
-    )
-    assert "deleted 2" in townkeeper.out
