@@ -10,6 +10,8 @@ PROTOS := $(shell find protos -name '*.proto' 2>/dev/null)
 
 # Arguments for pytest: make test ARGS='-k names -x'
 ARGS ?=
+# Tests at once: most of them wait for processes that they started.
+WORKERS ?= 3
 # Rounds and seed of the long campaigns; unset, the tests take small defaults.
 ROUNDS ?=
 SEED ?=
@@ -44,7 +46,7 @@ demo: setup ## a real agent survives the death of its container
 	$(BIN)/townkeeper demo
 
 test: setup ## every test that needs no root (ARGS='-k names -x')
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 faults: setup ## the fault campaigns (ROUNDS=50 SEED=1)
 	ROUNDS=$(ROUNDS) SEED=$(SEED) $(BIN)/python -m pytest -m faults $(ARGS)
