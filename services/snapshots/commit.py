@@ -14,7 +14,9 @@ from typing import Final, Protocol
 
 from services.chassis.clock import Clock
 from services.chassis.errors import Reason, ServiceError
+from services.chassis.names import AgentName
 from services.snapshots import records
+from services.snapshots.disk_work import disk_errors, in_thread, sync_file
 from services.snapshots.examination import Examiner
 from services.snapshots.generations import (
     Addition,
@@ -119,12 +121,20 @@ class Committer:
     async def _made(
         self, header: Header, state: AgentState, path: Path, segment: Path
     ) -> tuple[AgentState, Addition]:
-        """What the upload adds, and to which state: since the header came, the head's
-        chain may have been compacted, and what was merged be gone."""
+        """What the upload adds, and to which state."""
         agent = header.agent
         if header.body is Body.FILE:
             segment.unlink(missing_ok=True)
             return state, await self._examiner.pack(agent, path, state.head, segment)
+        examining = self._examined(agent, state, path)
+        examined, _ = await asyncio.gather(examining, _flushed(path))
+        return examined
+
+    async def _examined(
+        self, agent: AgentName, state: AgentState, path: Path
+    ) -> tuple[AgentState, Addition]:
+        """Since the header came, the head's chain may have been compacted, and what was
+        merged be gone."""
         try:
             return state, await self._examiner.examine(agent, path, state.head)
         except ServiceError as error:
@@ -167,3 +177,10 @@ class Committer:
             return
         async with self._heavy:
             yield
+
+
+async def _flushed(path: Path) -> None:
+    """Has the disk write a large upload while it is proven: both take as long."""
+    if path.stat().st_size > HEAVY_BYTES:
+        with disk_errors("the upload"):
+            await in_thread(sync_file, path)

@@ -75,6 +75,15 @@ def synced_or_gone(descriptor: int, path: Path) -> None:
         raise
 
 
+def sync_file(path: Path) -> None:
+    """The same for whoever has no descriptor of it."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        synced_or_gone(descriptor, path)
+    finally:
+        os.close(descriptor)
+
+
 def make_folder(path: Path) -> None:
     """Makes the folder and whatever is missing above it, each durably."""
     if path.is_dir():

@@ -22,7 +22,7 @@ from services.snapshots.disk_work import (
     disk_errors,
     in_thread,
     make_folder,
-    synced_or_gone,
+    sync_file,
 )
 from services.snapshots.store import BlobMissing
 from services.snapshots.store_mark import MARK, foreign, new_mark, store_id, strangers
@@ -141,7 +141,7 @@ class FileBlobs:
 
     def _publish(self, path: Path, source: Path) -> None:
         with disk_errors(_WHAT):
-            _sync(source)
+            sync_file(source)
             if _linked(source, path):
                 return
             # The name is a digest, so both are equal, unless the old one has rotted.
@@ -178,14 +178,6 @@ def _write_synced(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        synced_or_gone(descriptor, path)
-    finally:
-        os.close(descriptor)
 
 
 def _locked(root: Path) -> int:

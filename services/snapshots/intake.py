@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -39,10 +39,9 @@ from services.snapshots.upload import (
 
 # A client that sends nothing for so long is gone or stuck; its bytes are kept.
 FRAME_WAIT_S: Final = 120.0
-# However many streams there are, so many frames are in memory at once. A stream that
-# sends nothing for a while goes on waiting without a turn.
-FRAMES_AT_ONCE: Final = 8
-TURN_WAIT_S: Final = 0.25
+# However many streams there are, so many write at once and have their next frame come
+# in meanwhile.
+WRITES_AT_ONCE: Final = 4
 
 
 class Intake:
@@ -63,7 +62,7 @@ class Intake:
         self._committer = committer
         self._size_bytes_max = size_bytes_max
         self._commits: set[asyncio.Task[Snapshot]] = set()
-        self._turns = asyncio.Semaphore(FRAMES_AT_ONCE)
+        self._turns = asyncio.Semaphore(WRITES_AT_ONCE)
 
     async def upload(self, frames: AsyncIterator[Frame]) -> Snapshot | PausedUpload:
         """One stream, to its end or its trailer."""
@@ -142,35 +141,23 @@ class Intake:
     async def _take_chunks(
         self, upload: Upload, staged: Staged, frames: AsyncIterator[Frame]
     ) -> Trailer | None:
-        """Everything up to the trailer, or to the end of a stream without one."""
-        while True:
-            async with self._turn(frames) as frame:
-                match frame:
+        """Everything up to the trailer, or to the end of a stream without one. The
+        next frame comes in while one is written."""
+        reading = asyncio.create_task(_next(frames))
+        try:
+            while True:
+                match frame := await reading:
                     case None | Trailer():
                         return frame
                     case Chunk():
-                        await staged.take(upload, frame)
+                        async with self._turns:
+                            reading = asyncio.create_task(_next(frames))
+                            await staged.take(upload, frame)
                     case _:
                         raise upload.repeat_header()
-            del frame  # not kept while its stream sends the next
-
-    @asynccontextmanager
-    async def _turn(self, frames: AsyncIterator[Frame]) -> AsyncIterator[Frame | None]:
-        """The next frame, and a turn to work on it."""
-        reading: asyncio.Task[Frame | None] | None = None
-        try:
-            async with self._turns:
-                reading = asyncio.create_task(_next(frames))
-                await asyncio.wait({reading}, timeout=TURN_WAIT_S)
-                if reading.done():
-                    yield reading.result()
-                    return
-            await asyncio.wait({reading})
-            async with self._turns:
-                yield reading.result()
+                del frame  # not kept while its stream sends the next
         finally:
-            if reading is not None:
-                reading.cancel()
+            reading.cancel()
 
     async def _finish(
         self, upload: Upload, commit: Callable[[], Coroutine[None, None, Snapshot]]
