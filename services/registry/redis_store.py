@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from services.chassis.redis_pool import Durability, Store
+from services.chassis.tasks import ended
 from services.registry.redis_agents import RedisAgents
 from services.registry.redis_hints import RedisHints
 from services.registry.redis_inbox import RedisInbox
@@ -47,6 +48,4 @@ async def opened(
     try:
         yield RedisStore(town, hints)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(*tasks)

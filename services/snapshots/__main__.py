@@ -15,6 +15,7 @@ from services.chassis.metrics import serving_metrics
 from services.chassis.redis_pool import Durability, connect
 from services.chassis.server import BindError, Server, run_until_signal
 from services.chassis.settings import SettingsError, load
+from services.chassis.tasks import ended
 from services.chassis.telemetry import configure_logging
 from services.snapshots.assembly import assemble
 from services.snapshots.policy import POLICY
@@ -67,13 +68,8 @@ async def serve(settings: Settings) -> None:
             ("sweep", parts.sweeper.run()),
             ("compact", parts.compactor.run()),
         ):
-            stack.push_async_callback(_end, asyncio.create_task(task, name=name))
+            stack.push_async_callback(ended, asyncio.create_task(task, name=name))
         await run_until_signal(server)
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 def main() -> int:

@@ -35,18 +35,29 @@ async def reindex(catalog: Catalog, blobs: BlobStore, agent: AgentName) -> None:
 
 
 async def revised(catalog: Catalog, blobs: BlobStore, head: Snapshot) -> bool:
-    """Whether the blob store had a later revision of the head: the catalog, which had
-    lost its compaction, has it now. The earlier one names segments that may be gone."""
+    """Brings the head's record up to date on whichever side lacks a compaction; whether
+    that was the catalog. The earlier one names segments that may be gone, or would stay
+    for nothing."""
+    key = records.record_key(head.agent, head.generation)
     try:
-        key = records.record_key(head.agent, head.generation)
-        stored = records.from_json(await blobs.read(key))
+        text = await blobs.read(key)
+        stored = records.from_json(text)
     except (BlobMissing, ValueError):
         return False  # there is nothing to go by
-    if stored.revision <= head.revision or stored.deletion is not None:
-        # What is the newest state there is stays the head, whatever it was once.
+    if stored.revision == head.revision:
         return False
-    _log.warning(Event.RECORD_REPAIRED, name=head.name)
-    return await catalog.revise(head.agent, head, stored)
+    if stored.revision > head.revision:
+        if stored.deletion is not None:
+            # What is the newest state there is stays the head, whatever it was once.
+            return False
+        _log.warning(Event.RECORD_REPAIRED, name=head.name)
+        return await catalog.revise(head.agent, head, stored)
+    # Whoever compacted it died between the catalog's step and the record.
+    text_now = records.to_json(head).encode()
+    same = stored.origin.upload_id == head.origin.upload_id
+    if same and await blobs.swap(key, text, text_now):
+        _log.warning(Event.RECORD_REPAIRED, name=head.name)
+    return False
 
 
 async def stored_records(blobs: BlobStore, agent: AgentName) -> list[Snapshot]:

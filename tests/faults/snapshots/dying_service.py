@@ -1,63 +1,100 @@
 """The snapshot service, killing itself at one durable step: a program for tests.
 
-Counts what makes things last (syncs, links, renames, removals, scripts) from the
-moment `TK_ARMED` names a file that exists; writes each step's name into it; before
-step number `TK_DIE_AT` it ends by SIGKILL.
+`TK_ROOT` is the folder whose changes are steps; so are commands to Redis that write,
+and requests to S3 that do. See `tests/support/steps.py` for where it dies.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import os
-import signal
-import sys
-from collections.abc import Callable
+from datetime import datetime
+from hashlib import sha1
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from services.chassis.redis_pool import Script
-from services.snapshots.__main__ import main
+from services.chassis.clock import SystemClock
+from services.chassis.redis_client import SingleRedis
+from services.snapshots import __main__ as service
+from services.snapshots import sweep
+from services.snapshots.compactor import Compactor
+from services.snapshots.s3_blobs import S3Blobs
+from tests.support.steps import Steps
 
-ARMED = Path(os.environ["TK_ARMED"])
-DIE_AT = int(os.environ["TK_DIE_AT"])
-_count = 0
-
-
-def step(name: str) -> None:
-    global _count
-    if not ARMED.exists():
-        return
-    _count += 1
-    with ARMED.open("a") as log:
-        log.write(f"{name}\n")
-    if _count == DIE_AT:
-        os.kill(os.getpid(), signal.SIGKILL)
+LIFE_S_MAX = 30
+# Scripts that only read.
+_LOOKS = {"look"}
+_WRITING = {"EVAL", "EVALSHA", "SADD", "SET", "ZADD", "ZREM"}
 
 
-def stepping(name: str) -> Callable[..., Any]:
-    real = getattr(os, name)
+class ShiftedClock(SystemClock):
+    """Starts at the moment that `TK_NOW` names."""
 
-    def call(*args: Any, **kwargs: Any) -> Any:
-        step(name)
-        return real(*args, **kwargs)
+    def __init__(self) -> None:
+        now = os.environ.get("TK_NOW")
+        begun = super().now()
+        self._ahead = datetime.fromisoformat(now) - begun if now else begun - begun
 
-    return call
-
-
-def stepping_scripts() -> None:
-    """Both sides of a script: what it did may outlive us or not have begun."""
-    real = Script.run
-
-    async def run(self: Script, *args: Any, **kwargs: Any) -> Any:
-        step("script")
-        answer = await real(self, *args, **kwargs)
-        step("script ran")
-        return answer
-
-    Script.run = run  # type: ignore[method-assign]
+    def now(self) -> datetime:
+        return super().now() + self._ahead
 
 
-if __name__ == "__main__":
-    for each in ("fsync", "link", "replace", "unlink", "mkdir", "pwrite"):
-        setattr(os, each, stepping(each))
-    stepping_scripts()
-    sys.exit(main())
+def step_through_redis(steps: Steps) -> None:
+    """Both sides of each command: what it did may outlive us or not have begun."""
+    folder = resources.files("services.snapshots.lua")
+    names = {
+        sha1(each.read_bytes(), usedforsecurity=False).hexdigest(): each.name
+        for each in folder.iterdir()
+        if each.name.endswith(".lua")
+    }
+    real = SingleRedis.execute_command
+
+    async def execute(self: SingleRedis, *words: Any, **options: Any) -> Any:
+        name = words[0]
+        if name == "EVAL":
+            name = names[sha1(words[1].encode(), usedforsecurity=False).hexdigest()]
+        elif name == "EVALSHA":
+            name = names[words[1]]
+        name = name.removesuffix(".lua")
+        if name in _LOOKS or words[0] not in _WRITING:
+            return await real(self, *words, **options)
+        return await steps.around(f"redis {name}", real)(self, *words, **options)
+
+    setattr(SingleRedis, "execute_command", execute)  # noqa: B010
+
+
+def step_through_s3(steps: Steps) -> None:
+    for name in ("create", "publish", "delete", "_replace"):
+        real = getattr(S3Blobs, name)
+        setattr(S3Blobs, name, steps.around(f"s3 {name.strip('_')}", real))
+
+
+def sweep_all_the_time(swept: Path) -> None:
+    """Everything, each time; each round is a line in the file."""
+    real = sweep.Sweeper.sweep
+
+    async def swept_once(self: sweep.Sweeper, *, full: bool = False) -> None:
+        await real(self, full=full)
+        with swept.open("a") as rounds:
+            rounds.write("swept\n")
+
+    sweep.Sweeper.sweep = swept_once  # type: ignore[method-assign]
+    sweep.SWEEP_EVERY_S = 0.05  # type: ignore[misc]
+    sweep.SWEEP_ALL_EVERY_S = 0.0  # type: ignore[misc]
+
+
+def main() -> int:
+    """One life of the service."""
+    # One that hangs says where.
+    faulthandler.dump_traceback_later(LIFE_S_MAX, exit=True)
+    steps = Steps(Path(os.environ["TK_ROOT"]))
+    steps.watch_disk()
+    step_through_redis(steps)
+    step_through_s3(steps)
+    setattr(service, "SystemClock", ShiftedClock)  # noqa: B010
+    if os.environ.get("TK_SWEPT"):
+        sweep_all_the_time(Path(os.environ["TK_SWEPT"]))
+    if "TK_KEEP_CHAINS" in os.environ:
+        Compactor.note = lambda *_: None  # type: ignore[method-assign]
+    return service.main()

@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from tests.faults.snapshots.plant import Plant
+from tests.faults.snapshots.mortal import Stage, verbs
 from tests.support import segments as made
 from tests.support.databases import database
 from tests.support.snapshot_frames import (
@@ -20,6 +20,7 @@ from tests.support.snapshot_frames import (
     header,
     trailer,
 )
+from tests.support.steps import taken
 
 pytestmark = [pytest.mark.faults, pytest.mark.redis, pytest.mark.timeout(300)]
 
@@ -38,32 +39,32 @@ def file_frames(data: bytes) -> list[Frame]:
     return [file_header(epoch=1), *chunks(data, size=40_000), trailer(data)]
 
 
-def start(plant: Plant, step: int) -> Path:
+def start(stage: Stage, step: int) -> Path:
     """A process that dies at this step once the file exists that is returned."""
-    armed = plant.folder / f"armed-{step}"
-    plant.process.start(TK_ARMED=str(armed), TK_DIE_AT=str(step))
+    armed = stage.folder / f"armed-{step}"
+    stage.process.start(TK_ARMED=str(armed), TK_DIE_AT=str(step))
     return armed
 
 
-async def die(plant: Plant, armed: Path, frames: list[Frame]) -> list[str]:
+async def die(stage: Stage, armed: Path, frames: list[Frame]) -> list[str]:
     """Uploads until the process dies, or to the end; the steps that it came to."""
     armed.touch()
-    async with plant.client() as client:
+    async with stage.client() as client:
         with contextlib.suppress(grpc.aio.AioRpcError):
             await client.send(frames)
-    plant.process.kill()
-    return armed.read_text().split("\n")[:-1]
+    stage.process.kill()
+    return taken(armed)
 
 
 async def check(
-    plant: Plant, client: Client, frames: list[Frame], old: int, new: bytes
+    stage: Stage, client: Client, frames: list[Frame], old: int, new: bytes
 ) -> None:
     """Old or new, never neither; then the same upload again makes exactly one."""
     head = (await client.get()).snapshot.generation
     assert head in (old, old + 1)
     if head == old + 1:
         assert new == (await client.download()).data
-    assert [] == plant.files("scratch")
+    assert [] == stage.files("scratch")
 
     again = Frame()
     again.CopyFrom(frames[0])
@@ -72,7 +73,7 @@ async def check(
     assert old + 1 == answer
     assert new == (await client.download()).data
     assert old + 1 == len((await client.list()).snapshots)
-    assert [] == plant.files("staging")
+    assert [] == stage.files("staging")
 
 
 async def send_again(client: Client, first: Frame, frames: list[Frame]) -> int:
@@ -88,26 +89,25 @@ async def send_again(client: Client, first: Frame, frames: list[Frame]) -> int:
 
 
 async def every_step(
-    plant: Plant, make: Callable[[int], tuple[list[Frame], bytes]]
+    stage: Stage, make: Callable[[int], tuple[list[Frame], bytes]]
 ) -> list[str]:
     """Dies at step 1, then 2, until an upload gets through; the steps of that one."""
-    plant.process.module = "tests.faults.snapshots.dying_service"
-    armed = start(plant, 1)
-    async with plant.client() as client:
+    armed = start(stage, 1)
+    async with stage.client() as client:
         await client.advance()
         await client.upload(made.base(OLD), bytes(made.fingerprint(OLD)))
     for step in range(1, 100):
         frames, new = make(step)
-        steps = await die(plant, armed, frames)
-        armed = start(plant, step + 1)
-        async with plant.client() as client:
-            await check(plant, client, frames, step, new)
+        steps = await die(stage, armed, frames)
+        armed = start(stage, step + 1)
+        async with stage.client() as client:
+            await check(stage, client, frames, step, new)
         if len(steps) < step:
             return steps
     raise AssertionError("an upload of more than a hundred steps?")
 
 
-async def test_a_delta(plant: Plant) -> None:
+async def test_a_delta(stage: Stage) -> None:
     """Killed at any step of a delta's commit, the service comes back with the old
     generation or the new one, and the same upload again is that one generation."""
     image = OLD
@@ -126,18 +126,18 @@ async def test_a_delta(plant: Plant) -> None:
         ]
         return frames, b"".join(changed)
 
-    steps = await every_step(plant, make)
+    steps = await every_step(stage, make)
 
-    assert {"pwrite", "fsync", "link", "script ran", "unlink"} <= set(steps)
+    assert {"create", "pwrite", "fsync", "link", "redis", "unlink"} <= verbs(steps)
 
 
-async def test_a_whole_file(plant: Plant, tmp_path: Path) -> None:
+async def test_a_whole_file(stage: Stage, tmp_path: Path) -> None:
     """The same for a whole file, which is made into a segment on the way."""
 
     def make(generation: int) -> tuple[list[Frame], bytes]:
         data = database(tmp_path / "db", rows=20 + generation)
         return file_frames(data), data
 
-    steps = await every_step(plant, make)
+    steps = await every_step(stage, make)
 
-    assert {"pwrite", "fsync", "link", "script ran", "unlink"} <= set(steps)
+    assert {"create", "pwrite", "fsync", "link", "redis", "unlink"} <= verbs(steps)

@@ -375,3 +375,18 @@ async def test_a_head_that_was_deleted_once(plant: Plant) -> None:
     state = await plant.parts.shelf.advance(NAME, CLAIM)
 
     assert made == state.head
+
+
+async def test_a_compaction_that_was_cut_before_its_record(plant: Plant) -> None:
+    """The catalog is later: the record in the blob store follows, else what was merged
+    would stay for ever."""
+    early = snapshot(1)
+    later = compacted(early, (segment("merged"),))
+    await plant.commit(early)
+    key = records.record_key(NAME, 1)
+    plant.blobs.blobs[key] = records.to_json(early).encode()
+    assert await plant.catalog.revise(NAME, early, later)
+
+    await plant.sweeper.start()
+
+    assert later == records.from_json(plant.blobs.blobs[key])
