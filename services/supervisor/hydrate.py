@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -284,6 +284,9 @@ class Hydrator:
         lineage = Lineage(
             generation.number, claim.epoch, generation.session_id, generation.runtime
         )
+        # First: whoever believes the record and finds no map saves all of it anew.
+        with suppress(OSError):
+            await asyncio.to_thread(page_map.save, places.page_map)
         places.record(lineage)
         saver.begin(lineage, page_map, generation)
 

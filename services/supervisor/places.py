@@ -10,7 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from services.segments.disk import sync_folder
+
 RECORD_VERSION: Final = 1
+# What a database consists of, by what follows its name.
+_PARTS: Final = ("", "-wal", "-shm", "-journal")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +61,11 @@ class Places:
         return self.root / "lineage.json"
 
     def prepare(self) -> None:
-        """Makes what is missing; scratch is emptied, nothing in it outlives a run."""
+        """Makes what is missing; scratch is emptied, nothing in it outlives a run, nor
+        what a crash left of a file that was to replace another."""
         shutil.rmtree(self.scratch, ignore_errors=True)
+        for left in self.root.glob("*.new"):
+            left.unlink() if left.is_file() else shutil.rmtree(left)
         for path in (self.root, self.home, self.tmpdir, self.scratch):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.chmod(0o700)
@@ -93,12 +100,25 @@ class Places:
             (int(p.name.split("-")[0]) for p in shelf.iterdir()), default=0
         )
         target = shelf / f"{number:04d}-{why}"
-        target.mkdir(mode=0o700)
-        for suffix in ("", "-wal", "-shm", "-journal"):
-            part = database.with_name(database.name + suffix)
-            if part.exists():
-                os.replace(part, target / part.name)
+        self._linked(database, target)
+        # The database goes first: what a crash leaves is no database then.
+        for suffix in _PARTS:
+            database.with_name(database.name + suffix).unlink(missing_ok=True)
         self._record.unlink(missing_ok=True)
         for path in (self.page_map, self.log_position):
             path.unlink(missing_ok=True)
         return target
+
+    def _linked(self, database: Path, target: Path) -> None:
+        """Gives all its files second names, in a folder that appears when all have
+        them: moved one by one, a crash would part the database from its log."""
+        fresh = self.root / "aside.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(mode=0o700)
+        for suffix in _PARTS:
+            part = database.with_name(database.name + suffix)
+            if part.exists():
+                os.link(part, fresh / part.name)
+        sync_folder(fresh)
+        os.rename(fresh, target)
+        sync_folder(target.parent)

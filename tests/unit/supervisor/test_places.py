@@ -50,3 +50,14 @@ def test_setting_aside_keeps_everything(places: Places) -> None:
     assert ["0001-fenced", "0002-fenced"] == shelves
     assert not database.exists()
     assert b"wal" == (places.root / "aside/0002-fenced/agent.db-wal").read_bytes()
+
+
+def test_half_a_replacement_goes(places: Places) -> None:
+    """What a crash left of a file, or of a shelf, that was to appear whole."""
+    (places.root / "pages.map.new").write_bytes(b"half")
+    (places.root / "aside.new").mkdir()
+    (places.root / "aside.new" / "agent.db").write_bytes(b"a link")
+
+    places.prepare()
+
+    assert [] == list(places.root.glob("*.new"))
