@@ -66,6 +66,9 @@ class Event(StrEnum):
     CHAIN_COMPACTED = "chain.compacted"
     COMPACTION_FAILED = "compaction.failed"
     SWEEP_FAILED = "sweep.failed"
+    SEGMENT_ROTTEN = "segment.rotten"
+    SEGMENT_HEALED = "segment.healed"
+    SCRUB_FAILED = "scrub.failed"
     STORE_AWAY = "store.away"
     HINTS_BROKEN = "hints.broken"
 
@@ -123,6 +126,18 @@ HEALTHY: Final = Gauge(
     "townkeeper_healthy",
     "Whether a check of this process passes: 1 or 0.",
     ["check"],
+    registry=REGISTRY,
+)
+
+SEGMENTS_SCRUBBED: Final = Counter(
+    "townkeeper_segments_scrubbed",
+    "Stored segments that were read again, by what they were found to be.",
+    ["found"],
+    registry=REGISTRY,
+)
+SEGMENTS_ROTTEN: Final = Gauge(
+    "townkeeper_segments_rotten",
+    "Segments that are marked as damaged or gone.",
     registry=REGISTRY,
 )
 

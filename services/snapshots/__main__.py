@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from typing import Final
 
 from services.chassis.clock import SystemClock
@@ -20,6 +21,7 @@ from services.chassis.telemetry import configure_logging
 from services.snapshots.assembly import assemble
 from services.snapshots.policy import POLICY
 from services.snapshots.redis_catalog import RedisCatalog
+from services.snapshots.redis_rot import RedisRot
 from services.snapshots.servicer import SnapshotServicer
 from services.snapshots.settings import Settings
 from services.snapshots.stores import open_stores
@@ -50,10 +52,12 @@ async def serve(settings: Settings) -> None:
             catalog,
             stores.staging,
             stores.upkeep,
+            RedisRot(redis),
             stores.scratch,
             clock,
             size_bytes_max=settings.snapshot_bytes_max,
             purge_after_s=settings.purge_after_s,
+            scrub_period_s=timedelta(days=settings.scrub_days).total_seconds(),
         )
         stack.push_async_callback(parts.intake.close)
         server.health.register("redis", catalog.check)
@@ -64,9 +68,11 @@ async def serve(settings: Settings) -> None:
         )
         stack.enter_context(serving_metrics(settings.metrics))
         await parts.sweeper.start()
+        await parts.scrubber.start()
         for name, task in (
             ("sweep", parts.sweeper.run()),
             ("compact", parts.compactor.run()),
+            ("scrub", parts.scrubber.run()),
         ):
             stack.push_async_callback(ended, asyncio.create_task(task, name=name))
         await run_until_signal(server)

@@ -17,6 +17,8 @@ from services.snapshots.generations import Snapshot
 from services.snapshots.intake import Intake
 from services.snapshots.pins import Pins
 from services.snapshots.rebuild import Rebuilder
+from services.snapshots.rot import Rot, RotLog
+from services.snapshots.scrub import Scrubber
 from services.snapshots.shelf import Shelf
 from services.snapshots.staging import Staging
 from services.snapshots.store import BlobStore, Catalog
@@ -35,6 +37,7 @@ class Parts:
     sweeper: Sweeper
     compactor: Compactor
     editor: Editor
+    scrubber: Scrubber
     forker: Forker
     rebuilder: Rebuilder
     verifier: Verifier
@@ -45,17 +48,20 @@ def assemble(
     catalog: Catalog,
     staging: Staging,
     upkeep: Upkeep,
+    rot_log: RotLog,
     scratch: Callable[[], Path],
     clock: Clock,
     *,
     size_bytes_max: int,
     purge_after_s: float = PURGE_AFTER_S,
+    scrub_period_s: float = 0.0,
 ) -> Parts:
     """`scratch` names files beside those of `staging`: on one file system."""
     pins = Pins(upkeep)
+    rot = Rot(rot_log)
     shelf = Shelf(catalog, blobs)
     committer = Committer(
-        blobs, catalog, scratch, pins, clock, size_bytes_max=size_bytes_max
+        blobs, catalog, scratch, pins, rot, clock, size_bytes_max=size_bytes_max
     )
     sweeper = Sweeper(catalog, blobs, staging, committer, pins, upkeep, clock)
     compactor = Compactor(catalog, blobs, pins, upkeep, scratch)
@@ -77,6 +83,9 @@ def assemble(
         sweeper=sweeper,
         compactor=compactor,
         editor=Editor(catalog, shelf, committer, clock, purge_after_s),
+        scrubber=Scrubber(
+            catalog, blobs, upkeep, rot, rot_log, clock, period_s=scrub_period_s
+        ),
         forker=Forker(catalog, shelf, committer, pins, clock),
         rebuilder=Rebuilder(catalog, blobs, clock),
         verifier=Verifier(downloads, scratch),

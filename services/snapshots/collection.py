@@ -27,8 +27,8 @@ async def collect(
     """One round over a town, in this replica's turn; how many segments are gone."""
     removed = 0
     with pins.watching() as used:
-        named = await _named(town, catalog, blobs)
-        stored = await _stored(town, blobs)
+        named = await named_segments(town, catalog, blobs)
+        stored = await stored_segments(town, blobs)
         kept = named | {digest for where, digest in used if where == town}
         for digest in await upkeep.due(town, kept, set(stored) - kept):
             if (town, digest) in used:
@@ -41,7 +41,7 @@ async def collect(
     return removed
 
 
-async def _named(town: str, catalog: Catalog, blobs: BlobStore) -> set[bytes]:
+async def named_segments(town: str, catalog: Catalog, blobs: BlobStore) -> set[bytes]:
     """Digests of all segments that some record names."""
     known = set(await catalog.agents(town))
     known.update(await blobs.list(records.agent_folder(town)))
@@ -55,7 +55,8 @@ async def _named(town: str, catalog: Catalog, blobs: BlobStore) -> set[bytes]:
     return named
 
 
-async def _stored(town: str, blobs: BlobStore) -> list[bytes]:
+async def stored_segments(town: str, blobs: BlobStore) -> list[bytes]:
+    """Digests of all that there are."""
     folder = records.segment_folder(town)
     found = [
         records.digest_of(name)
@@ -63,3 +64,9 @@ async def _stored(town: str, blobs: BlobStore) -> list[bytes]:
         for name in await blobs.list(f"{folder}/{part}")
     ]
     return [digest for digest in found if digest is not None]
+
+
+async def all_towns(catalog: Catalog, blobs: BlobStore) -> list[str]:
+    """Towns that either store knows."""
+    stored = await blobs.list(records.TOWNS)
+    return records.ids({*stored, *await catalog.towns()})

@@ -28,6 +28,7 @@ from services.snapshots.generations import (
 )
 from services.snapshots.pins import Pins
 from services.snapshots.recording import record
+from services.snapshots.rot import Rot
 from services.snapshots.segment_files import check_fingerprint
 from services.snapshots.store import BlobStore, Catalog
 from services.snapshots.upload import Body, Header, Trailer
@@ -59,6 +60,7 @@ class Committer:
         catalog: Catalog,
         scratch: Scratch,
         pins: Pins,
+        rot: Rot,
         clock: Clock,
         *,
         size_bytes_max: int,
@@ -67,8 +69,11 @@ class Committer:
         self._catalog = catalog
         self._scratch = scratch
         self._pins = pins
+        self._rot = rot
         self._clock = clock
-        self._examiner = Examiner(blobs, pins, scratch, size_bytes_max=size_bytes_max)
+        self._examiner = Examiner(
+            blobs, pins, rot, scratch, size_bytes_max=size_bytes_max
+        )
         # Told of each new generation.
         self.committed: Callable[[Snapshot], None] = _nobody
         self._heavy = asyncio.Semaphore(_HEAVY_AT_ONCE)
@@ -152,6 +157,7 @@ class Committer:
         town, digest = header.agent.town, added.segment.blake3
         await held.enter_async_context(self._pins.holding(town, [digest]))
         await self._blobs.publish(records.segment_key(town, digest), segment)
+        await self._rot.heal(town, [digest])
 
     async def _enter(
         self, header: Header, state: AgentState, added: Addition

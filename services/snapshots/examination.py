@@ -27,6 +27,7 @@ from services.snapshots.generations import (
 )
 from services.snapshots.older_pages import older_pages
 from services.snapshots.pins import Pins
+from services.snapshots.rot import Rot
 from services.snapshots.segment_files import (
     addition,
     encode_file,
@@ -44,12 +45,14 @@ class Examiner:
         self,
         blobs: BlobStore,
         pins: Pins,
+        rot: Rot,
         scratch: Callable[[], Path],
         *,
         size_bytes_max: int,
     ) -> None:
         self._blobs = blobs
         self._pins = pins
+        self._rot = rot
         self._scratch = scratch
         self._size_bytes_max = size_bytes_max
 
@@ -117,8 +120,11 @@ class Examiner:
     async def _chain(
         self, agent: AgentName, segments: Sequence[Segment]
     ) -> AsyncIterator[list[Path]]:
-        """The chain's files. One that is gone makes the next save a base."""
+        """The chain's files. One that is damaged or gone makes the next save a base."""
         digests = [segment.blake3 for segment in segments]
+        for digest in self._rot.of(agent.town) & set(digests):
+            why = f"segment {digest.hex()} of the head is damaged"
+            raise parent_mismatch(agent, why)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._pins.holding(agent.town, digests))
             paths = []

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import Final, Self
+from typing import BinaryIO, Final, Self
 
 from services.segments.disk import sync_folder
 from services.snapshots.disk_work import (
@@ -33,6 +33,7 @@ _SCRATCH: Final = "scratch"
 _WHAT: Final = "the blob store"
 # Below this no upload of any size can be relied on to fit.
 _ROOM_BYTES_MIN: Final = 16 << 20
+_PART_BYTES: Final = 1 << 20
 
 
 class FileBlobs:
@@ -97,6 +98,18 @@ class FileBlobs:
             raise BlobMissing(key)
         yield path
 
+    async def stored(self, key: str) -> AsyncIterator[bytes]:
+        with disk_errors(_WHAT):
+            try:
+                file = await in_thread(self._path(key).open, "rb", 0)
+            except FileNotFoundError as error:
+                raise BlobMissing(key) from error
+        with file:
+            # What the disk has, not what memory still has of it.
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            while part := await in_thread(_next_part, file):
+                yield part
+
     async def delete(self, key: str) -> None:
         with disk_errors(_WHAT):
             await in_thread(self._path(key).unlink, missing_ok=True)
@@ -160,6 +173,21 @@ class FileBlobs:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         if found.f_bavail * found.f_frsize < _ROOM_BYTES_MIN:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _next_part(file: BinaryIO) -> bytes:
+    """Nothing at the end, and where the disk does not give the bytes any more."""
+    with disk_errors(_WHAT):
+        try:
+            return read_part(file, _PART_BYTES)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return b""
+
+
+def read_part(file: BinaryIO, size_bytes: int) -> bytes:
+    return file.read(size_bytes)
 
 
 def _linked(source: Path, path: Path) -> bool:

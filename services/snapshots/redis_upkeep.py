@@ -2,6 +2,7 @@
 
 Keys, after `tk:snapshots:{t}:`
   turn    string   which replica cleans the town; expires unless it is renewed
+  scrub-turn       the same for reading its segments again
   trash   zset     segments that no record names: since when (ms); negative: condemned
 
 A segment is deleted when it lay in the trash for a day: longer than any download or
@@ -24,6 +25,7 @@ from services.chassis.clock import Clock
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.redis_pool import Durability, Script, Store, store_errors
 from services.snapshots.renewal import renewing
+from services.snapshots.upkeep import CLEANING
 
 TRASHED_FOR: Final = timedelta(hours=24)
 TURN_S: Final = 60.0
@@ -54,8 +56,8 @@ class RedisUpkeep:
         self._renew = Script.read(_LUA, "turn_renew.lua")
 
     @asynccontextmanager
-    async def turn(self, town: str) -> AsyncIterator[str]:
-        turn, key = uuid.uuid4().hex, _key(town, "turn")
+    async def turn(self, town: str, work: str = CLEANING) -> AsyncIterator[str]:
+        turn, key = uuid.uuid4().hex, _key(town, work)
         with store_errors():
             mine = await self._redis.set(key, turn, nx=True, px=_TURN_MS)
         if not mine:
@@ -112,7 +114,7 @@ class RedisUpkeep:
         await self._durability.check()
         answer = await self._condemn.run(
             self._redis,
-            [_key(town, "trash"), _key(town, "turn")],
+            [_key(town, "trash"), _key(town, CLEANING)],
             [turn, digest.hex(), self._now_ms(), _DAY_MS],
             replicas=self._replicas,
         )

@@ -165,6 +165,18 @@ class S3Blobs:
         async with self._cache.holding(key, fetch) as path:
             yield path
 
+    async def stored(self, key: str) -> AsyncIterator[bytes]:
+        with _s3_errors(key):
+            size_bytes = (await self._store.head_async(key))["size"]
+        for start in range(0, size_bytes, PART_BYTES):
+            length = min(PART_BYTES, size_bytes - start)
+            async with self._turns:
+                with _s3_errors(key):
+                    data = await self._store.get_range_async(
+                        key, start=start, length=length
+                    )
+            yield bytes(data)
+
     async def delete(self, key: str) -> None:
         with _s3_errors(key):
             await self._store.delete_async(key)

@@ -10,6 +10,7 @@ from services.chassis.parsers import (
     blob_url,
     duration,
     listen_address,
+    natural_int,
     positive_int,
 )
 from services.chassis.parsers import text as any_text
@@ -55,6 +56,13 @@ class Settings:
         default=PURGE_AFTER_S,
         help="how long a generation that was deleted can be brought back",
         example="7d",
+    )
+    scrub_days: int = var(
+        "TOWNKEEPER_SCRUB_DAYS",
+        natural_int,
+        default=7,
+        help="within how many days every stored segment is read again and checked;"
+        " 0: never",
     )
     s3: S3Settings | None = group(S3Settings, when=on_s3)
     redis: RedisSettings = group(RedisSettings)

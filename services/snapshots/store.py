@@ -6,7 +6,7 @@ behind them does not answer, the blob store STORAGE_FULL when it has no room.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +46,10 @@ class BlobStore(Protocol):
 
     def local(self, key: str) -> AbstractAsyncContextManager[Path]:
         """The blob as a file to read while the context lasts. Raises BlobMissing."""
+
+    def stored(self, key: str) -> AsyncIterator[bytes]:
+        """The bytes that the store has now, in pieces, past every copy and cache; what
+        cannot be read any more is missing in them. Raises BlobMissing."""
 
     async def delete(self, key: str) -> None:
         """Removes the blob; absent is fine."""

@@ -18,7 +18,7 @@ from services.chassis.errors import ServiceError
 from services.chassis.names import AgentName
 from services.chassis.telemetry import Event
 from services.snapshots import records
-from services.snapshots.collection import collect
+from services.snapshots.collection import all_towns, collect
 from services.snapshots.commit import Committer
 from services.snapshots.generations import Snapshot
 from services.snapshots.pins import Pins
@@ -76,7 +76,7 @@ class Sweeper:
 
     async def start(self) -> None:
         """Repairs every agent; a store that cannot be read stops the start."""
-        self._unrepaired = set(await self._towns())
+        self._unrepaired = set(await all_towns(self._catalog, self._blobs))
         for town in sorted(self._unrepaired):
             async with self._upkeep.turn(town) as turn:
                 if turn:
@@ -107,7 +107,7 @@ class Sweeper:
         if expired := await self._staging.expire():
             _log.info(Event.UPLOADS_EXPIRED, uploads=expired)
         if full:
-            towns = set(await self._towns())
+            towns = set(await all_towns(self._catalog, self._blobs))
             self._unrepaired |= towns
             self._untidy |= towns
             for town in towns:
@@ -213,10 +213,6 @@ class Sweeper:
             # Forgotten, but for its record.
             await self._blobs.delete(records.record_key(agent, generation))
             self._untidy.add(agent.town)
-
-    async def _towns(self) -> list[str]:
-        stored = await self._blobs.list(records.TOWNS)
-        return records.ids({*stored, *await self._catalog.towns()})
 
     async def _agents(self, town: str) -> list[AgentName]:
         stored = await self._blobs.list(records.agent_folder(town))

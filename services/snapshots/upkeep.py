@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Protocol
+from typing import Final, Protocol
+
+CLEANING: Final = "turn"
 
 
 class Upkeep(Protocol):
     """What those who clean and those who write agree on."""
 
-    def turn(self, town: str) -> AbstractAsyncContextManager[str]:
-        """This replica's turn to clean the town while the context lasts, by a name
-        that fences it; empty if another replica has it."""
+    def turn(self, town: str, work: str = CLEANING) -> AbstractAsyncContextManager[str]:
+        """This replica's turn at this work on the town while the context lasts, by a
+        name that fences it; empty if another replica has it."""
 
     async def spare(self, town: str, digests: Collection[bytes]) -> None:
         """Keeps the segments, stored or about to be, for the next hours.
@@ -39,7 +41,7 @@ class OneProcess:
     """The Upkeep of a store that one process has: its own pins say what is in use."""
 
     @asynccontextmanager
-    async def turn(self, town: str) -> AsyncIterator[str]:
+    async def turn(self, town: str, work: str = CLEANING) -> AsyncIterator[str]:
         yield "mine"
 
     async def spare(self, town: str, digests: Collection[bytes]) -> None:

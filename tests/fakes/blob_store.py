@@ -56,6 +56,9 @@ class MemoryBlobs:
         finally:
             path.unlink()
 
+    async def stored(self, key: str) -> AsyncIterator[bytes]:
+        yield await self.read(key)
+
     async def delete(self, key: str) -> None:
         await self._step("delete", key)
         self.blobs.pop(key, None)

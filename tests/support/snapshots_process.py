@@ -32,6 +32,7 @@ class SnapshotsProcess:
         self.blobs = folder / "blobs"
         self.log = folder / "snapshots.log"
         self.module = module
+        self.tokens = tokens
         self.environ = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'protos'}",

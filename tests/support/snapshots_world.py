@@ -24,6 +24,7 @@ from services.snapshots.policy import POLICY
 from services.snapshots.servicer import SnapshotServicer
 from services.snapshots.upkeep import OneProcess
 from tests.fakes.blob_store import MemoryBlobs
+from tests.fakes.rot_log import MemoryRotLog
 from tests.fakes.snapshot_catalog import MemoryCatalog
 from tests.support.grpc_server import RunningServer, running
 from tests.support.snapshot_frames import NAME, Client
@@ -92,6 +93,7 @@ async def serving(
         catalog,
         FileStaging(folder / "staging", clock),
         OneProcess(),
+        MemoryRotLog(),
         lambda: folder / "scratch" / str(next(numbers)),
         clock,
         size_bytes_max=size_bytes_max,

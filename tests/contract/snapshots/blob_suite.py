@@ -95,6 +95,17 @@ class BlobStoreSuite:
         assert b"content" == await store.read(KEY)
         assert b"rotten" == rotten.read_bytes()
 
+    async def test_read_anew(self, store: BlobStore, source: Path) -> None:
+        """What the store has is told in pieces, whatever was read of it before."""
+        source.write_bytes(bytes(3 << 20) + b"end")
+        await store.publish(KEY, source)
+        async with store.local(KEY):
+            found = b"".join([part async for part in store.stored(KEY)])
+        assert source.read_bytes() == found
+
+        with pytest.raises(BlobMissing):
+            _ = [part async for part in store.stored(f"{KEY}-2")]
+
     async def test_a_reader_keeps_what_it_opened(
         self, store: BlobStore, source: Path
     ) -> None:

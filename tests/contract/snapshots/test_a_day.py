@@ -16,6 +16,7 @@ from services.snapshots.generations import Claim
 from services.snapshots.redis_catalog import RedisCatalog
 from services.snapshots.upkeep import OneProcess
 from tests.fakes.blob_store import MemoryBlobs
+from tests.fakes.rot_log import MemoryRotLog
 from tests.support.clock import ManualClock
 from tests.support.redis_server import ValkeyProcess
 from tests.support.snapshot_values import NAME, content, snapshot
@@ -51,7 +52,14 @@ async def test_stays_below_a_mebibyte(store: Store, tmp_path: Path) -> None:
     blobs = MemoryBlobs(tmp_path)
     staging, scratch = FileStaging(tmp_path, clock), lambda: tmp_path / "scratch"
     parts = assemble(
-        blobs, catalog, staging, OneProcess(), scratch, clock, size_bytes_max=1
+        blobs,
+        catalog,
+        staging,
+        OneProcess(),
+        MemoryRotLog(),
+        scratch,
+        clock,
+        size_bytes_max=1,
     )
     source = random.Random(1)
     begun = DAY_S - LAST_S

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -129,6 +129,20 @@ class TestFileBlobs(BlobStoreSuite):
             await store.check()
 
         assert reason is refused.value.reason
+
+    async def test_a_bad_sector(
+        self, store: FileBlobs, source: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Bytes that the disk does not give any more are missing in what is read anew,
+        so whoever asks for their digest sees it; the disk as such is well."""
+        await store.publish(KEY, source)
+
+        def fail(file: BinaryIO, size: int) -> bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        monkeypatch.setattr(file_blobs, "read_part", fail)
+
+        assert [] == [part async for part in store.stored(KEY)]
 
     async def test_survives_reopening(self, store: FileBlobs, tmp_path: Path) -> None:
         """Blobs outlive the process; scratch files do not."""

@@ -49,6 +49,7 @@ class Pair:
                 self.plant.catalog,
                 FileStaging(folder / f"staging-{n}", self.plant.clock),
                 RedisUpkeep(redis, Durability(redis, vouched=True), self.plant.clock),
+                self.plant.rot_log,
                 lambda: folder / f"replica-{next(numbers)}",
                 self.plant.clock,
                 size_bytes_max=1 << 20,

@@ -112,6 +112,8 @@ class TestS3Blobs(BlobStoreSuite):
 
         async with reader.local(segment_key(data)) as again:
             assert data == again.read_bytes()
+        with pytest.raises(BlobMissing):
+            _ = [part async for part in reader.stored(segment_key(data))]
 
     async def test_rotten_copies_are_not_kept(
         self, place: Place, store: S3Blobs, tmp_path: Path

@@ -98,6 +98,16 @@ class TestTurns:
         async with second.turn(TOWN) as later:
             assert later
 
+    async def test_each_work_has_its_turn(self, plant: Plant) -> None:
+        """Reading all of a town again keeps nobody from cleaning it."""
+        one, other = plant.replica().upkeep, plant.replica().upkeep
+        async with (
+            one.turn(TOWN, "scrub-turn") as first,
+            other.turn(TOWN, "scrub-turn") as second,
+            other.turn(TOWN) as third,
+        ):
+            assert (True, False, True) == (bool(first), bool(second), bool(third))
+
     async def test_a_long_turn_is_renewed(self, plant: Plant) -> None:
         """A turn does not end while its replica is at work."""
         key = f"tk:snapshots:{{{TOWN}}}:turn"

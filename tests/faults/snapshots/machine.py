@@ -37,6 +37,7 @@ from services.snapshots.generations import Claim, Snapshot
 from services.snapshots.staging import PausedUpload
 from services.snapshots.upkeep import OneProcess
 from tests.fakes.blob_store import MemoryBlobs
+from tests.fakes.rot_log import MemoryRotLog
 from tests.fakes.snapshot_catalog import MemoryCatalog
 from tests.faults.snapshots.faulty_ports import Fault, Faults, FaultyPort
 from tests.faults.snapshots.machine_model import BOOTS, INSTANCES, TOWN, Agent, Made
@@ -96,6 +97,7 @@ class SnapshotMachine(RuleBasedStateMachine):
             FaultyPort(self.catalog, self.faults, self.folder),
             FileStaging(self.folder / "staging", self.clock),
             OneProcess(),
+            MemoryRotLog(),
             lambda: scratch / f"{next(self.numbers)}",
             self.clock,
             size_bytes_max=SIZE_BYTES_MAX,

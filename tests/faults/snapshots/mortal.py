@@ -32,6 +32,8 @@ class MortalSnapshots(SnapshotsProcess):
         super().__init__(folder, redis_url, tokens)
         self.lives = lives
         self.environ["TK_ROOT"] = str(self.blobs)
+        # What it reads and notes in between would be steps as well.
+        self.environ["TOWNKEEPER_SCRUB_DAYS"] = "0"
 
     def begin(self, **environ: str) -> bool:
         """Starts it; False if it died before it was ready."""

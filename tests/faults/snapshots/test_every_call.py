@@ -30,6 +30,7 @@ from services.snapshots.generations import Claim, Snapshot
 from services.snapshots.redis_catalog import RedisCatalog
 from services.snapshots.upkeep import OneProcess
 from tests.fakes.blob_store import MemoryBlobs
+from tests.fakes.rot_log import MemoryRotLog
 from tests.fakes.snapshot_catalog import MemoryCatalog
 from tests.faults.snapshots.faulty_ports import (
     Fault,
@@ -87,6 +88,7 @@ class Life:
             self.catalog,
             FileStaging(self._folder / "staging", self.clock),
             OneProcess(),
+            MemoryRotLog(),
             lambda: scratch / f"{self._number()}",
             self.clock,
             size_bytes_max=SIZE_BYTES_MAX,

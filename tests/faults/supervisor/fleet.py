@@ -19,6 +19,7 @@ from tests.support.snapshots_process import SnapshotsProcess
 from tests.support.steps import taken
 from tests.support.tokens import TOWN
 from townkeeper.snapshots.v1 import snapshots_pb2 as pb
+from townkeeper.snapshots.v1.resources_pb2 import Snapshot
 from townkeeper.snapshots.v1.snapshots_pb2_grpc import SnapshotServiceStub
 
 PROGRAM = "tests.faults.supervisor.dying_supervisor"
@@ -149,10 +150,17 @@ class Fleet:
 
     def chains(self) -> dict[int, int]:
         """Generations of this agent, and as how many segments each reads."""
+        return {one.generation: len(one.segments) for one in self._listed()}
+
+    def digests(self, generation: int) -> list[bytes]:
+        """Of the segments of a generation."""
+        [found] = [one for one in self._listed() if one.generation == generation]
+        return [segment.blake3 for segment in found.segments]
+
+    def _listed(self) -> Sequence[Snapshot]:
         request = pb.ListSnapshotsRequest(parent=f"towns/{TOWN}/agents/{self.agent}")
         with self._channel() as channel:
-            found = SnapshotServiceStub(channel).ListSnapshots(request).snapshots
-        return {one.generation: len(one.segments) for one in found}
+            return SnapshotServiceStub(channel).ListSnapshots(request).snapshots
 
     def stored(self, generation: int) -> Notes:
         """The notes in a generation."""

@@ -22,9 +22,10 @@ from services.snapshots.file_staging import FileStaging
 from services.snapshots.generations import Claim, Deletion, Snapshot
 from services.snapshots.store import Entry
 from services.snapshots.sweep import SWEEP_ALL_EVERY_S
-from services.snapshots.upkeep import OneProcess
+from services.snapshots.upkeep import CLEANING, OneProcess
 from services.snapshots.upload import Body, Header
 from tests.fakes.blob_store import MemoryBlobs
+from tests.fakes.rot_log import MemoryRotLog
 from tests.fakes.snapshot_catalog import MemoryCatalog
 from tests.support.clock import ManualClock
 from tests.support.faults import failing, failing_once
@@ -35,6 +36,8 @@ from tests.support.waiting import wait_until
 DAY_S = 86_400
 CLAIM = Claim(1, f"towns/{TOWN}/instances/container-1", "boot-1")
 
+WEEK_S = 7 * 86_400.0
+
 
 class Turns(OneProcess):
     """An Upkeep where another replica has the turn as long as a test says so."""
@@ -44,7 +47,7 @@ class Turns(OneProcess):
         self.asked = 0
 
     @asynccontextmanager
-    async def turn(self, town: str) -> AsyncIterator[str]:
+    async def turn(self, town: str, work: str = CLEANING) -> AsyncIterator[str]:
         self.asked += 1
         yield "" if self.taken else "mine"
 
@@ -57,6 +60,7 @@ class Plant:
         self.clock = ManualClock()
         self.blobs = MemoryBlobs(folder)
         self.catalog = MemoryCatalog()
+        self.rot_log = MemoryRotLog()
         self.staging = folder / "staging"
         numbers = itertools.count()
         self.parts: Parts = assemble(
@@ -64,9 +68,11 @@ class Plant:
             self.catalog,
             FileStaging(self.staging, self.clock),
             self.upkeep,
+            self.rot_log,
             lambda: folder / str(next(numbers)),
             self.clock,
             size_bytes_max=size_bytes_max,
+            scrub_period_s=WEEK_S,
         )
         self.sweeper = self.parts.sweeper
 
