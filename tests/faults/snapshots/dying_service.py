@@ -1,7 +1,7 @@
 """The snapshot service, killing itself at one durable step: a program for tests.
 
-`TK_ROOT` is the folder whose changes are steps; so are commands to Redis that write,
-and requests to S3 that do. See `tests/support/steps.py` for where it dies.
+Steps are commands to Redis that write, requests to S3 that do, and what changes below
+the folder `TK_ROOT`, if one is named. Where it dies, see `tests/support/steps.py`.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ def main() -> int:
     # One that hangs says where.
     faulthandler.dump_traceback_later(LIFE_S_MAX, exit=True)
     steps = Steps(Path(os.environ["TK_ROOT"]))
-    steps.watch_disk()
+    if os.environ["TK_ROOT"]:
+        steps.watch_disk()
     step_through_redis(steps)
     step_through_s3(steps)
     setattr(service, "SystemClock", ShiftedClock)  # noqa: B010

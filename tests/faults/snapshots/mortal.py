@@ -24,7 +24,8 @@ SIGKILLED = -9
 
 
 class MortalSnapshots(SnapshotsProcess):
-    """The process as one life after the other, cheap to start."""
+    """The process as one life after the other, cheap to start; each has another port,
+    as one that was free a moment ago may be somebody's."""
 
     def __init__(
         self, folder: Path, redis_url: str, tokens: Tokens, lives: Lives
@@ -42,7 +43,6 @@ class MortalSnapshots(SnapshotsProcess):
         if not said.startswith(READY):
             return False
         self.address = said.removeprefix(READY)
-        self.environ["TOWNKEEPER_SNAPSHOTS_ADDR"] = self.address
         return True
 
     def start(self, **environ: str) -> None:
@@ -53,7 +53,7 @@ class MortalSnapshots(SnapshotsProcess):
 
     def stop(self, limit_s: float = 15.0) -> int:
         self.lives.stop()
-        assert 0 == self.lives.code, self.log.read_text()[-20_000:]
+        assert 0 == self.lives.code, self.log.read_text()[-4000:]
         return 0
 
 
@@ -61,6 +61,8 @@ class Stage(Plant):
     """Both stores with something in them, brought back before each life."""
 
     process: MortalSnapshots
+    # Of one life, as a multiple of one with files.
+    cost = 1
 
     def __init__(self, folder: Path, valkey: ValkeyProcess, lives: Lives) -> None:
         super().__init__(folder, valkey)
@@ -76,14 +78,25 @@ class Stage(Plant):
         """What there is now is what comes back."""
         shutil.rmtree(self._copy, ignore_errors=True)
         shutil.copytree(self.process.blobs, self._copy)
+        self.keep_keys()
+
+    def keep_keys(self) -> None:
         self._keys = {key: self._redis.dump(key) for key in self._redis.keys("*")}
 
     def put_back(self) -> None:
         shutil.rmtree(self.process.blobs)
         shutil.copytree(self._copy, self.process.blobs)
+        self.put_back_keys()
+
+    def put_back_keys(self) -> None:
         self.valkey.flush()
         for key, value in self._keys.items():
             self._redis.restore(key, 0, value)
+
+    def expire_turns(self) -> None:
+        """What a dead replica held is free, as after a minute."""
+        for key in self._redis.keys("tk:snapshots:*turn"):
+            self._redis.delete(key)
 
     def begin(self, die_at: int, **environ: str) -> bool:
         """A life that counts its steps from the start, to die at one of them."""
@@ -137,6 +150,7 @@ async def die_at_each(
             with suppress(grpc.aio.AioRpcError):
                 await act(stage)
         assert SIGKILLED == stage.process.lives.ended(), f"it never came to {die_at}"
+        stage.expire_turns()
         try:
             await check(stage, die_at)
         except BaseException as error:
