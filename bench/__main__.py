@@ -23,7 +23,7 @@ RESULTS: Final = Path(__file__).with_name("results.json")
 # Recordings and large databases, made once; nothing of it is committed.
 CACHE: Final = Path(__file__).parents[1] / "build" / "bench"
 TURNS: Final = 8
-TURNS_FULL: Final = 100
+TURNS_FULL: Final = 20
 TABLE_WIDTH: Final = 120
 SMALL_MB: Final = 100
 BIG_MB: Final = 1_000
