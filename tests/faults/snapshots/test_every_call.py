@@ -23,6 +23,7 @@ from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName
 from services.chassis.redis_pool import Durability, Store, connect
 from services.snapshots import records
+from services.snapshots.amendment import Amendment
 from services.snapshots.assembly import Parts, assemble
 from services.snapshots.file_blobs import FileBlobs
 from services.snapshots.file_staging import FileStaging
@@ -48,9 +49,12 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 AGENT: Final = AgentName("town-1", "mayor")
 ONE: Final = Claim(1, "towns/town-1/instances/one", "boot-1")
 TWO: Final = Claim(2, "towns/town-1/instances/two", "boot-2")
+# A rebuilding that is repeated raises the epoch each time.
+LATE: Final = Claim(9, "towns/town-1/instances/two", "boot-3")
 SIZE_BYTES_MAX: Final = 8 << 20
-# With real stores a life takes longer: every so manieth call, unless asked for more.
-STRIDE: Final = 1 if os.environ.get("ROUNDS") else 11
+# A life has some 180 calls: every so manieth one, unless asked for all. With real
+# stores it takes longer.
+STRIDES: Final = (1, 1) if os.environ.get("ROUNDS") else (4, 17)
 SEED: Final = int(os.environ.get("SEED") or 1)
 # What a client repeats; a fault strikes once, so the second attempt should do.
 PASSING: Final = {
@@ -105,6 +109,7 @@ class Life:
         await self._save(2, delta(AGENT, ids[2], FIRST, SECOND, ONE, 1))
         await self._save(3, file(AGENT, ids[3], b"a file", Claim(1)))
         await self._read({1, 2, 3})
+        await self._shape()
         await self._insist(self._delete_first)
         await self._advance(TWO)
         await self._insist(self._refuse_a_stale_one)
@@ -113,8 +118,28 @@ class Life:
         await self._save(5, delta(AGENT, ids[5], FOURTH, FIFTH, TWO, 4))
         # Of what is older than ten minutes, the last one of its minute stays.
         await self._insist(lambda: self.parts.sweeper.sweep(full=True))
+        await self._read({2, 4, 5})
+        await self._insist(lambda: self.parts.rebuilder.agent(AGENT))
+        await self._hold(2, False)
+        await self._advance(LATE)
+        await self._read({2, 4, 5})
         await self._restart()
         await self._read({4, 5})
+
+    async def _shape(self) -> None:
+        """The second is held from here on; the first is deleted, and comes back."""
+        await self._hold(2, True)
+        await self._insist(lambda: self.parts.editor.delete(AGENT, 1, Claim(1), 3))
+        await self._read({2, 3})
+        await self._insist(lambda: self.parts.editor.undelete(AGENT, 1))
+        await self._read({1, 2, 3})
+
+    async def _hold(self, generation: int, hold: bool) -> None:
+        change = Amendment(hold=hold)
+        found = await self._insist(
+            lambda: self.parts.editor.amend(AGENT, generation, change, "")
+        )
+        assert hold == found.hold
 
     async def _advance(self, claim: Claim) -> None:
         self._owner = claim
@@ -212,7 +237,7 @@ class Life:
         """What is left is what was promised, and nothing else."""
         self.faults.arm(0, Fault.BEFORE)
         state = await self.parts.shelf.state(AGENT)
-        assert TWO == Claim(state.epoch, state.instance, state.boot_id)
+        assert LATE == Claim(state.epoch, state.instance, state.boot_id)
         page = await self.parts.shelf.page(AGENT, None, 0)
         assert [5, 4] == [one.generation for one in page.snapshots]
         for one in page.snapshots:
@@ -250,11 +275,11 @@ async def lives(
 ) -> AsyncIterator[tuple[Opened, int]]:
     """Makes a life on empty stores, and by which step calls are counted up."""
     if request.param == "in memory":
-        yield _in_memory(tmp_path), 1
+        yield _in_memory(tmp_path), STRIDES[0]
         return
     valkey: ValkeyProcess = request.getfixturevalue("valkey")
     store = await connect(valkey.url)
-    yield _on_real_ones(tmp_path, valkey, store), STRIDE
+    yield _on_real_ones(tmp_path, valkey, store), STRIDES[1]
     await store.aclose()
 
 

@@ -23,6 +23,7 @@ from tests.fakes.blob_store import MemoryBlobs
 from tests.fakes.snapshot_catalog import MemoryCatalog
 from tests.faults.campaign import asked
 from tests.faults.snapshots.machine import SnapshotMachine
+from tests.faults.snapshots.shaping_machine import ShapingMachine
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
 
@@ -52,6 +53,12 @@ def play(machine: type[SnapshotMachine], count: int) -> None:
 def test_any_history() -> None:
     """Whatever is asked by whom, in any order, with any fault: the model holds."""
     play(SnapshotMachine, ROUNDS)
+
+
+def test_any_shaped_history() -> None:
+    """The same, while generations are held, deleted and brought back, and the catalog
+    is rebuilt."""
+    play(ShapingMachine, ROUNDS)
 
 
 def in_both(name: str, planted: Any) -> Patches:
