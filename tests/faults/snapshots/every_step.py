@@ -19,7 +19,7 @@ from tests.support.snapshot_frames import Client
 from tests.support.waiting import wait_until
 
 # Every so manieth point, unless asked for all of them.
-STRIDE: Final = 1 if os.environ.get("ROUNDS") else 6
+STRIDE: Final = 1 if os.environ.get("ROUNDS") else 9
 SEED: Final = int(os.environ.get("SEED") or 1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,6 +104,7 @@ async def every_step(
         async with stage.client() as client:
             await check(stage, client, frames, step, new)
         if len(steps) < step:
+            sys.stderr.write(f"{len(steps)} points, killed at each of them\n")
             return steps
     raise AssertionError("an upload of more than a hundred steps?")
 

@@ -20,7 +20,7 @@ from tests.support.tokens import Tokens
 pytestmark = [pytest.mark.faults, pytest.mark.redis, pytest.mark.timeout(600)]
 
 # Every so manieth point, unless asked for all of them.
-STRIDE = 1 if os.environ.get("ROUNDS") else 9
+STRIDE = 1 if os.environ.get("ROUNDS") else 14
 SEED = int(os.environ.get("SEED") or 1)
 
 
