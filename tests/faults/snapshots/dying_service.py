@@ -22,7 +22,7 @@ from services.snapshots.compactor import Compactor
 from services.snapshots.s3_blobs import S3Blobs
 from tests.support.steps import Steps
 
-LIFE_S_MAX = 30
+LIFE_S_MAX = 60
 # Scripts that only read.
 _LOOKS = {"look"}
 _WRITING = {"EVAL", "EVALSHA", "SADD", "SET", "ZADD", "ZREM"}

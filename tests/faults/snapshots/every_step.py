@@ -109,7 +109,7 @@ async def every_step(
         async with cleaned(stage, writer, kept, **later):
             await act(stage)
             with contextlib.suppress(AssertionError):
-                await wait_until(lambda: expected == stage.stored())
+                await wait_until(lambda: expected == stage.stored(), limit_s=20)
             assert expected == stage.stored()
 
     stride = STRIDE if STRIDE == 1 else STRIDE * stage.cost
@@ -131,7 +131,7 @@ async def cleaned(
     stage.process.kill()
     stage.start_to_sweep(**environ)
     async with stage.client() as client:
-        await wait_until(lambda: stage.sweeps >= 2)
+        await wait_until(lambda: stage.sweeps >= 2, limit_s=20)
         yield
         await assert_reads(client, writer, kept)
     stage.process.kill()

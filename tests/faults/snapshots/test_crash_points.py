@@ -10,10 +10,13 @@ from pathlib import Path
 import grpc
 import pytest
 
+from services.chassis.names import AgentName
+from services.snapshots import records
 from tests.faults.snapshots.mortal import Stage, verbs
 from tests.support import segments as made
 from tests.support.databases import database
 from tests.support.snapshot_frames import (
+    NAME,
     Client,
     Frame,
     chunks,
@@ -25,6 +28,7 @@ from tests.support.steps import taken
 
 pytestmark = [pytest.mark.faults, pytest.mark.redis, pytest.mark.timeout(300)]
 
+AGENT = AgentName.parse(NAME)
 OLD = made.image(300, seed=1)
 NEW = made.edited(OLD, [3, 80, 299], b"new")
 DELTA = made.delta(OLD, NEW)
@@ -47,20 +51,24 @@ def start(stage: Stage, step: int) -> Path:
     return armed
 
 
-async def die(stage: Stage, armed: Path, frames: list[Frame]) -> list[str]:
-    """Uploads until the process dies, or to the end; the steps that it came to."""
+async def die(stage: Stage, armed: Path, frames: list[Frame]) -> tuple[list[str], bool]:
+    """Uploads until the process dies, or to the end; the steps that it came to, and
+    whether there was an answer."""
     armed.touch()
+    answered = False
     async with stage.client() as client:
         with contextlib.suppress(grpc.aio.AioRpcError):
             await client.send(frames)
+            answered = True
     stage.process.kill()
-    return taken(armed)
+    return taken(armed), answered
 
 
 async def check(
     stage: Stage, client: Client, frames: list[Frame], old: int, new: bytes
-) -> None:
-    """Old or new, never neither; then the same upload again makes exactly one."""
+) -> int:
+    """Old or new, never neither; then the same upload again makes exactly one. The
+    head as it was found."""
     head = (await client.get()).snapshot.generation
     assert head in (old, old + 1)
     if head == old + 1:
@@ -75,6 +83,7 @@ async def check(
     assert new == (await client.download()).data
     assert old + 1 == len((await client.list()).snapshots)
     assert [] == stage.files("staging")
+    return head
 
 
 async def send_again(client: Client, first: Frame, frames: list[Frame]) -> int:
@@ -99,10 +108,14 @@ async def every_step(
         await client.upload(made.base(OLD), bytes(made.fingerprint(OLD)))
     for step in range(1, 100):
         frames, new = make(step)
-        steps = await die(stage, armed, frames)
+        steps, answered = await die(stage, armed, frames)
+        if answered:
+            # From this alone the catalog can be rebuilt.
+            assert records.record_key(AGENT, step + 1) in stage.files("")
         armed = start(stage, step + 1)
         async with stage.client() as client:
-            await check(stage, client, frames, step, new)
+            head = await check(stage, client, frames, step, new)
+        assert head == step + 1 or not answered
         if len(steps) < step:
             sys.stderr.write(f"{len(steps)} points, killed at each of them\n")
             return steps

@@ -36,7 +36,7 @@ from services.supervisor.snapshots_client import SnapshotsClient
 from services.supervisor.specs import AgentSpec, Claim, Identity, Role
 from tests.support.steps import Steps
 
-LIFE_S_MAX = 30
+LIFE_S_MAX = 60
 
 
 class Supervisor:
