@@ -11,7 +11,7 @@ PROTOS := $(shell find protos -name '*.proto' 2>/dev/null)
 # Arguments for pytest: make test ARGS='-k names -x'
 ARGS ?=
 # Tests at once: most of them wait for processes that they started.
-WORKERS ?= 3
+WORKERS ?= 2
 # Rounds and seed of the long campaigns; unset, the tests take small defaults.
 ROUNDS ?=
 SEED ?=
