@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 from google.protobuf.duration_pb2 import Duration
 
-from services.chassis.errors import Code, Reason, ServiceError, rpc_errors
-from services.chassis.names import AgentName
-from services.cli import agent_spec, conversation
+from services.chassis.errors import Reason, ServiceError, rpc_errors
+from services.cli import agent_spec, conversation, removal
 from services.cli.connection import Session, connected
 from services.cli.output import moment, plain, word
 from services.cli.problems import Exit, Problem
 from services.cli.tokens import seconds
 from townkeeper.registry.v1 import registry_pb2, resources_pb2
-from townkeeper.snapshots.v1 import snapshots_pb2
 from townkeeper.supervisor.v1 import supervisor_pb2
 from townkeeper.supervisor.v1.resources_pb2 import Run
 
@@ -26,6 +23,7 @@ app: Final = typer.Typer(no_args_is_help=True, help="Start, see and talk to agen
 app.command("message")(conversation.message)
 app.command("watch")(conversation.watch)
 app.command("logs")(conversation.logs)
+app.command("remove")(removal.remove)
 
 # A start may clone a repository and put a gigabyte back on disk.
 START_S: Final = 600.0
@@ -225,27 +223,6 @@ def save(session: Session, agent: AgentId) -> None:
 
 @app.command()
 @connected
-def remove(session: Session, agent: AgentId) -> None:
-    """Forget an agent that does not run: its record, its inbox, everything it saved.
-    It cannot be undone.
-
-    Example: townkeeper agents remove ada
-    """
-    name = session.agent(agent)
-    # First: it refuses while the agent runs, and then nothing is lost.
-    request = registry_pb2.DeregisterAgentRequest(name=str(name))
-    unknown = _unless_absent(lambda: session.registry().DeregisterAgent(request))
-    deleted = _delete_snapshots(session, name)
-    if unknown and not deleted:
-        raise unknown
-    if session.out.as_json:
-        session.out.json({"name": str(name), "deletedCount": deleted})
-    else:
-        session.out.line(f"removed {name} and {deleted} generations")
-
-
-@app.command()
-@connected
 def model(
     session: Session,
     agent: AgentId,
@@ -268,35 +245,6 @@ def model(
         stub = session.supervisor_of(name)
         answer = stub.UpdateAgentModel(request, timeout=START_S)
     _tell_run(session, answer.run)
-
-
-def _delete_snapshots(session: Session, name: AgentName) -> int:
-    """How many generations there were."""
-    stub, deleted = session.snapshots(), 0
-
-    def delete() -> None:
-        nonlocal deleted
-        latest = snapshots_pb2.GetSnapshotRequest(name=f"{name}/snapshots/latest")
-        request = snapshots_pb2.DeleteSnapshotRequest(
-            name=f"{name}/snapshots/-", epoch=stub.GetSnapshot(latest).epoch
-        )
-        deleted = stub.DeleteSnapshot(request).deleted_count
-
-    _unless_absent(delete)
-    return deleted
-
-
-def _unless_absent(step: Callable[[], object]) -> ServiceError | None:
-    """A removal that was cut off is finished by asking for it again: what is gone
-    already is no error, but the one that is returned."""
-    try:
-        with rpc_errors():
-            step()
-    except ServiceError as error:
-        if error.code is not Code.NOT_FOUND:
-            raise
-        return error
-    return None
 
 
 def _run_of(session: Session, record: resources_pb2.Agent) -> Run | None:

@@ -11,7 +11,6 @@ from services.chassis.errors import Reason, ServiceError
 from tests.support.canned_services import CannedServices
 from tests.unit.cli.conftest import CommandLine
 from townkeeper.registry.v1 import registry_pb2, resources_pb2
-from townkeeper.snapshots.v1 import snapshots_pb2
 from townkeeper.supervisor.v1 import supervisor_pb2
 from townkeeper.supervisor.v1.resources_pb2 import Run
 
@@ -314,45 +313,3 @@ def test_a_malformed_name_is_usage(townkeeper: CommandLine, agent: str) -> None:
     assert 2 == townkeeper("agents", "show", agent)
 
     assert [] == townkeeper.services.requests
-
-
-def test_remove_goes_on_where_it_was_cut_off(townkeeper: CommandLine) -> None:
-    """The record is gone already, what was saved is not."""
-    townkeeper.services.answers |= {
-        "DeregisterAgent": ServiceError(Reason.AGENT_NOT_FOUND, "no such agent"),
-        "GetSnapshot": snapshots_pb2.GetSnapshotResponse(epoch=7),
-        "DeleteSnapshot": snapshots_pb2.DeleteSnapshotResponse(deleted_count=3),
-    }
-
-    assert 0 == townkeeper("agents", "remove", "mayor")
-
-    asked = townkeeper.services.asked(snapshots_pb2.DeleteSnapshotRequest)
-    assert ("-", 7) == (asked.name.rpartition("/")[2], asked.epoch)
-    assert "3 generations" in townkeeper.out
-
-
-def test_remove_of_nobody(townkeeper: CommandLine) -> None:
-    """A misspelt name is not taken for a removal."""
-    townkeeper.services.answers |= {
-        "DeregisterAgent": ServiceError(Reason.AGENT_NOT_FOUND, "no such agent"),
-        "GetSnapshot": ServiceError(Reason.SNAPSHOT_NOT_FOUND, "no snapshot"),
-    }
-
-    assert 3 == townkeeper("agents", "remove", "mayor")
-
-    assert "no such agent" in townkeeper.err
-
-
-def test_remove_of_an_agent_that_runs(townkeeper: CommandLine) -> None:
-    """Nothing of it is deleted."""
-    townkeeper.services.answers["DeregisterAgent"] = ServiceError(
-        Reason.LEASE_HELD, "stop it first"
-    )
-
-    assert 4 == townkeeper("agents", "remove", "mayor")
-
-    assert not [
-        one
-        for one in townkeeper.services.requests
-        if isinstance(one, snapshots_pb2.DeleteSnapshotRequest)
-    ]
