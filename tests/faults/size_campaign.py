@@ -124,13 +124,15 @@ def _content(path: Path) -> list[tuple[int, int, int]]:
         return list(found)
 
 
-def many_streams(plane: PlaneProcess, folder: Path, count: int) -> Iterator[Step]:
+def many_streams(
+    plane: PlaneProcess, folder: Path, count: int, size_mb: int = STREAM_MB
+) -> Iterator[Step]:
     """So many at once: each upload is half done before the first of them ends."""
-    data = build(folder / f"{STREAM_MB}.db", STREAM_MB).path.read_bytes()
-    with watched(plane, f"{count} uploads of {STREAM_MB} MB at once") as step:
+    data = build(folder / f"{size_mb}.db", size_mb).path.read_bytes()
+    with watched(plane, f"{count} uploads of {size_mb} MB at once") as step:
         asyncio.run(_streams(plane, data, count, _upload))
     yield step
-    with watched(plane, f"{count} downloads of {STREAM_MB} MB at once") as step:
+    with watched(plane, f"{count} downloads of {size_mb} MB at once") as step:
         asyncio.run(_streams(plane, data, count, _download))
     yield step
 
@@ -168,11 +170,13 @@ async def _download(client: Client, data: bytes, everyone: asyncio.Barrier) -> N
     assert blake3(data).digest() == digest.digest(), "other bytes came back"
 
 
-def play(folder: Path, size_mb: int, streams: int) -> Iterator[Step]:
+def play(
+    folder: Path, size_mb: int, streams: int, stream_mb: int = STREAM_MB
+) -> Iterator[Step]:
     """All of it, on a plane of its own."""
     with PlaneProcess(folder / "plane", TOWNKEEPER_EXEC="any") as plane:
         yield from one_session(plane, folder, size_mb)
-        yield from many_streams(plane, folder, streams)
+        yield from many_streams(plane, folder, streams, stream_mb)
 
 
 def main() -> int:

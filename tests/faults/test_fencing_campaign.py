@@ -10,7 +10,7 @@ from tests.faults.fencing_campaign import play
 @pytest.mark.timeout(3600)
 def test_an_owner_that_wakes_up_late_commits_nothing() -> None:
     """Each wakening is shown a refusal, and the history goes on without it."""
-    rounds = play(*asked(4), print)
+    rounds = play(*asked(2), print)
 
     assert [] == [complaint for one in rounds for complaint in one.complaints]
     assert all(one.refused_s for one in rounds)

@@ -11,6 +11,6 @@ from tests.faults.loss_campaign import play
 def test_a_kill_loses_only_what_was_not_yet_saved() -> None:
     """Nothing that `SaveAgent` said OK to, no state that never was, and of the rest at
     most the last moments."""
-    rounds = play(*asked(3), print)
+    rounds = play(*asked(2), print)
 
     assert [] == [complaint for one in rounds for complaint in one.complaints]

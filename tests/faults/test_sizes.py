@@ -11,7 +11,7 @@ from tests.faults.size_campaign import play
 @pytest.mark.timeout(300)
 def test_no_process_grows_with_what_passes_through(tmp_path: Path) -> None:
     """Twice the bound of a supervisor, and a hundred streams of the service."""
-    steps = list(play(tmp_path, size_mb=150, streams=100))
+    steps = list(play(tmp_path, size_mb=130, streams=100, stream_mb=5))
 
     assert 5 == len(steps)
     assert [] == [complaint for step in steps for complaint in step.complaints]
