@@ -11,6 +11,7 @@ from typing import Final
 
 from bench.database import build
 from bench.litestream import SNAPSHOT_LEVEL, Litestream
+from bench.others import Beside
 from bench.process import peak_bytes, reset_peak, resident_bytes
 from bench.rows import Goal, Row, compare
 from bench.sessions import Session
@@ -29,6 +30,7 @@ def measure(
     before_bytes = resident_bytes(supervisor)
     ours_s, ours_bytes, theirs_s = list[float](), list[float](), list[float]()
     grown_mib = list[float]()
+    beside = Beside(folder / "others")
     for run in range(RUNS):
         reset_peak(supervisor)
         session = Session(plane, f"bench-first-{size_mb}-{run}")
@@ -54,8 +56,10 @@ def measure(
             peer.settle()
             theirs_bytes = peer.size_bytes(0, 1, SNAPSHOT_LEVEL)
         peer.remove()
+        beside.run(bulk.path)
     what, name = f"first save of {size_mb} MB", f"B3.{size_mb}MB"
     yield compare(_goal(f"{name}.time", f"{what}, time", 0.2), ours_s, theirs_s)
+    yield from beside.kept(f"{name}.time", f"{what}, time", ours_s)
     goal = _goal(f"{name}.bytes", f"{what}, stored", 0.2)
     yield compare(goal, ours_bytes, [theirs_bytes] * RUNS)
     goal = Goal(f"{name}.memory", f"{what}, memory", 64, "MiB more", at_least=False)

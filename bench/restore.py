@@ -11,6 +11,7 @@ from typing import Final
 
 from bench.database import Bulk, build
 from bench.litestream import Litestream
+from bench.others import Beside
 from bench.rows import Goal, Row, compare
 from bench.save import change
 from bench.sessions import Session
@@ -30,6 +31,7 @@ def measure(
     session = _saved(plane, bulk)
     peer = _replicated(program, folder, bulk)
     ours_s, theirs_s = list[float](), list[float]()
+    beside = Beside(folder / "others")
     for run in range(RUNS + 1):
         session.lose_disk()
         begun = time.perf_counter()
@@ -42,11 +44,13 @@ def measure(
         if run:  # the first warms up
             ours_s.append(took_s)
             theirs_s.append(peer_s)
+            beside.run(bulk.path)
     session.lose_disk()
     peer.remove()
     what = f"restore of {size_mb} MB"
     goal = Goal(f"B4.{size_mb}MB", what, 4, "× as fast as Litestream", at_least=True)
     yield compare(goal, theirs_s, ours_s)
+    yield from beside.fetched(f"B4.{size_mb}MB", what, ours_s)
 
 
 def _saved(plane: PlaneProcess, bulk: Bulk) -> Session:
