@@ -12,6 +12,7 @@ PROTOS := $(shell find protos -name '*.proto' 2>/dev/null)
 ARGS ?=
 # Tests at once: most of them wait for processes that they started.
 WORKERS ?= 2
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # Rounds and seed of the long campaigns; unset, the tests take small defaults.
 ROUNDS ?=
 SEED ?=
@@ -20,7 +21,7 @@ AGAINST ?= $(shell git rev-parse -q --verify origin/main || git rev-parse -q --v
 RELEASED = $(shell git log -1 --format=%H -G'^version = ' -- pyproject.toml)^
 
 .DEFAULT_GOAL := help
-.PHONY: help setup protos demo test faults e2e kills losses fencing valkey-kills storm sizes \
+.PHONY: help setup protos demo test campaigns faults e2e kills losses fencing valkey-kills storm sizes \
 	every-call histories bench lint format types breaking deploy-check lock clean
 
 help: ## list these targets
@@ -45,8 +46,11 @@ protos/.compiled: $(PROTOS) setup.py | $(INSTALLED)
 demo: setup ## a real agent survives the death of its container
 	$(BIN)/townkeeper demo
 
-test: setup ## every test that needs no root (ARGS='-k names -x')
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+test: setup ## every test but the campaigns (ARGS='-k names -x')
+	$(PYTEST) -m "not campaign" $(ARGS)
+
+campaigns: setup ## the fault campaigns, in small rounds
+	$(PYTEST) -m campaign $(ARGS)
 
 faults: setup ## the fault campaigns (ROUNDS=50 SEED=1)
 	ROUNDS=$(ROUNDS) SEED=$(SEED) $(BIN)/python -m pytest -m faults $(ARGS)

@@ -6,6 +6,7 @@ from tests.faults.campaign import asked
 from tests.faults.fencing_campaign import play
 
 
+@pytest.mark.campaign
 @pytest.mark.faults
 @pytest.mark.timeout(3600)
 def test_an_owner_that_wakes_up_late_commits_nothing() -> None:

@@ -7,6 +7,7 @@ from tests.faults.kill_campaign import play
 
 
 @pytest.mark.kilo
+@pytest.mark.campaign
 @pytest.mark.faults
 @pytest.mark.timeout(900)
 def test_killed_containers_come_back_whole() -> None:

@@ -6,6 +6,7 @@ from tests.faults.campaign import asked
 from tests.faults.loss_campaign import play
 
 
+@pytest.mark.campaign
 @pytest.mark.faults
 @pytest.mark.timeout(3600)
 def test_a_kill_loses_only_what_was_not_yet_saved() -> None:

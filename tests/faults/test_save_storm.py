@@ -10,6 +10,7 @@ from tests.faults.save_storm import play
 ROWS = 3000
 
 
+@pytest.mark.campaign
 @pytest.mark.faults
 @pytest.mark.timeout(300)
 def test_saves_under_a_storm_are_what_sqlite_sees() -> None:

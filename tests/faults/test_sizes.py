@@ -7,6 +7,7 @@ import pytest
 from tests.faults.size_campaign import play
 
 
+@pytest.mark.campaign
 @pytest.mark.faults
 @pytest.mark.timeout(300)
 def test_no_process_grows_with_what_passes_through(tmp_path: Path) -> None:

@@ -26,7 +26,12 @@ from tests.support.snapshot_frames import (
 )
 from tests.support.steps import taken
 
-pytestmark = [pytest.mark.faults, pytest.mark.redis, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.campaign,
+    pytest.mark.faults,
+    pytest.mark.redis,
+    pytest.mark.timeout(300),
+]
 
 AGENT = AgentName.parse(NAME)
 OLD = made.image(300, seed=1)

@@ -44,7 +44,7 @@ from tests.support.clock import ManualClock
 from tests.support.redis_server import ValkeyProcess
 from tests.support.upload_frames import Save, base, delta, downloaded, file, streamed
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.campaign, pytest.mark.faults, pytest.mark.timeout(600)]
 
 AGENT: Final = AgentName("town-1", "mayor")
 ONE: Final = Claim(1, "towns/town-1/instances/one", "boot-1")

@@ -25,7 +25,7 @@ from tests.faults.campaign import asked
 from tests.faults.snapshots.machine import SnapshotMachine
 from tests.faults.snapshots.shaping_machine import ShapingMachine
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.campaign, pytest.mark.faults, pytest.mark.timeout(3600)]
 
 Patches: TypeAlias = Iterator[Any]
 

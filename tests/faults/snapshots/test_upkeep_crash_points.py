@@ -13,7 +13,12 @@ from tests.faults.snapshots.every_step import (
 )
 from tests.faults.snapshots.mortal import Stage, verbs
 
-pytestmark = [pytest.mark.faults, pytest.mark.redis, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.campaign,
+    pytest.mark.faults,
+    pytest.mark.redis,
+    pytest.mark.timeout(300),
+]
 
 MORNING = "2026-01-01T09:00:10+00:00"
 NOON = "2026-01-01T12:00:10+00:00"

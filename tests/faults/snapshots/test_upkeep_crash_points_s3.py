@@ -16,6 +16,7 @@ from tests.support.s3_server import S3Process
 from tests.support.waiting import wait_until
 
 pytestmark = [
+    pytest.mark.campaign,
     pytest.mark.faults,
     pytest.mark.redis,
     pytest.mark.s3,

@@ -6,6 +6,7 @@ from tests.faults.campaign import asked
 from tests.faults.snapshots.valkey_campaign import play
 
 
+@pytest.mark.campaign
 @pytest.mark.faults
 @pytest.mark.redis
 @pytest.mark.timeout(3600)

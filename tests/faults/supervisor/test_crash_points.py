@@ -17,7 +17,12 @@ from tests.support.redis_server import ValkeyProcess
 from tests.support.snapshots_process import SnapshotsProcess
 from tests.support.tokens import Tokens
 
-pytestmark = [pytest.mark.faults, pytest.mark.redis, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.campaign,
+    pytest.mark.faults,
+    pytest.mark.redis,
+    pytest.mark.timeout(600),
+]
 
 # Every so manieth point, unless asked for all of them.
 STRIDE = 1 if os.environ.get("ROUNDS") else 14
