@@ -67,9 +67,9 @@ def import_file(
             f"(townkeeper agents stop {agent}), or give --stop",
             Exit.REFUSED,
         )
-    if runs:
-        _stop(session, name)
     try:
+        if runs:
+            _stop(session, name)
         with session.out.working(f"importing {file}"):
             saved = _import(session, file, name)
     finally:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -109,8 +108,12 @@ class Agent(Holding):
                 await self._lose(why)
                 return
             log.warning("agent.lease_renewed", agent=str(self.name), why=why)
+            ending = self._ending
             await self._end_at_once()
-            await self._bring_back(renewed)
+            if ending is None:
+                await self._bring_back(renewed)
+            else:
+                await self._save_out(renewed, ending)
 
     async def save(self) -> Saver:
         """Everything committed before this call is durable when it returns."""
@@ -174,27 +177,9 @@ class Agent(Holding):
         except ServiceError:
             self._errand.begin(self._restart(claim, Crashes()))
 
-    def _runs(self, claim: Claim) -> bool:
-        held = self._claim
-        return (
-            self._live is not None
-            and held is not None
-            and held.epoch == claim.epoch
-            and claim.spec in (held.spec, self._told(held).spec)
-        )
-
-    def _told(self, claim: Claim) -> Claim:
-        """The claim with the models that it was given since: they outlive a crash."""
-        if self._models is None:
-            return claim
-        model, small_model = self._models
-        small_model = small_model or claim.spec.small_model
-        spec = replace(claim.spec, model=model, small_model=small_model)
-        return replace(claim, spec=spec)
-
     async def _begin(self, claim: Claim, crashes: Crashes) -> Run:
         around = self._around
-        self._claim = claim
+        self._claim, self._ending = claim, None
         run_id, now = uuid.uuid4().hex, around.clock.now()
         self.run = run = Run(self.name, run_id, claim.spec.role, claim.epoch, now)
         told = self._told(claim)
@@ -224,9 +209,7 @@ class Agent(Holding):
         hydrated = await around.hydrator.hydrate(
             claim, run.id, crashed=crashes.count > 0
         )
-        self._saver = saver = hydrated.saver
-        saver.on_saved = self._on_saved
-        saver.on_fenced = lambda why: around.keep(self.fenced(claim.epoch, why))
+        saver = self._hold(hydrated.saver, claim.epoch)
         run.workdir = str(hydrated.launch.workdir)
         run.generation, run.saved_at = saver.generation, saver.saved_at
         run.lost_generations = hydrated.lost
@@ -258,7 +241,7 @@ class Agent(Holding):
         around = self._around
         if report.completed and claim.spec.runtime == "exec":
             if not saved:
-                self._errand.begin(self._save_then_release("completed"))
+                self._save_then_release("completed")
                 return
             await self._close_saver()
             await self._release("completed")
@@ -296,7 +279,26 @@ class Agent(Holding):
                         why=error.message,
                     )
                     if error.reason is Reason.LEASE_FENCED:
+                        # Kept: heartbeats must show the epoch that the lease has now.
                         claim = await self._renewed(claim) or claim
+                        self._claim = claim
+
+    async def _save_out(self, claim: Claim, end_reason: str) -> None:
+        """What an end has left to save, under another epoch; nothing is started."""
+        self._claim = claim
+        try:
+            hydrated = await self._around.hydrator.hydrate(claim, "end", crashed=False)
+        except ServiceError as error:
+            await self._lose(error.message)
+            return
+        self._hold(hydrated.saver, claim.epoch)
+        self._save_then_release(end_reason)
+
+    def _hold(self, saver: Saver, epoch: int) -> Saver:
+        self._saver = saver
+        saver.on_saved = self._on_saved
+        saver.on_fenced = lambda why: self._around.keep(self.fenced(epoch, why))
+        return saver
 
     async def _halt(
         self, grace_s: float, end_reason: str, *, patient: bool = False
@@ -316,7 +318,7 @@ class Agent(Holding):
         if self._saver is None:
             return
         if not await last_save(self._saver, LAST_SAVE_S, patient=patient):
-            self._errand.begin(self._save_then_release(end_reason))
+            self._save_then_release(end_reason)
             raise ServiceError(
                 Reason.SAVE_PENDING,
                 f"cannot finish the stop of {self.name}: its process is gone and its"
@@ -325,7 +327,11 @@ class Agent(Holding):
             )
         await self._close_saver()
 
-    async def _save_then_release(self, end_reason: str) -> None:
+    def _save_then_release(self, end_reason: str) -> None:
+        self._ending = end_reason
+        self._errand.begin(self._saved_out(end_reason))
+
+    async def _saved_out(self, end_reason: str) -> None:
         failures = 0
         while True:
             async with self._lock:

@@ -4,6 +4,7 @@ them is let go."""
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import structlog
 
@@ -35,6 +36,7 @@ class Holding:
         self._live: LiveRun | None = None
         self._saver: Saver | None = None  # stays after the process until all is saved
         self._errand = Errand(str(name))
+        self._ending: str | None = None  # why, while an end waits for its last save
         self._models: tuple[str, str] | None = None  # given since the start
 
     @property
@@ -53,6 +55,24 @@ class Holding:
         """Says that the inbox may hold something new."""
         if self._live is not None:
             self._live.wake()
+
+    def _runs(self, claim: Claim) -> bool:
+        held = self._claim
+        return (
+            self._live is not None
+            and held is not None
+            and held.epoch == claim.epoch
+            and claim.spec in (held.spec, self._told(held).spec)
+        )
+
+    def _told(self, claim: Claim) -> Claim:
+        """The claim with the models that it was given since: they outlive a crash."""
+        if self._models is None:
+            return claim
+        model, small_model = self._models
+        small_model = small_model or claim.spec.small_model
+        spec = replace(claim.spec, model=model, small_model=small_model)
+        return replace(claim, spec=spec)
 
     async def _release(self, end_reason: str) -> None:
         if self._claim is not None:

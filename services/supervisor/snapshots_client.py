@@ -110,10 +110,16 @@ class SnapshotsClient:
         return [one for one in found if one.number < than and not one.opaque]
 
     async def get(self, name: AgentName, number: int) -> Generation:
-        """One generation. Raises SNAPSHOT_NOT_FOUND."""
+        """One generation. Raises SNAPSHOT_NOT_FOUND, of a deleted one as well."""
         request = pb.GetSnapshotRequest(name=f"{name}/snapshots/{number}")
         with rpc_errors():
             reply = await self._stub.GetSnapshot(request)
+        if reply.snapshot.HasField("delete_time"):
+            raise ServiceError(
+                Reason.SNAPSHOT_NOT_FOUND,
+                f"cannot use {request.name}, it is deleted: undelete it first",
+                name=request.name,
+            )
         return _generation(reply.snapshot)
 
     async def upload(self, name: AgentName, segmented: Segmented) -> Generation:

@@ -101,12 +101,39 @@ async def test_epochs_that_are_far_ahead_are_reached(
 ) -> None:
     """A registry that came back from an old copy gives low epochs: each try takes the
     next one."""
-    monkeypatch.setattr("services.supervisor.agent.backoff_s", lambda failures: 0.0)
+    shown = list[tuple[int, int]]()
     agent = await world.boot()
+
+    def backoff_s(failures: int) -> float:
+        # What a heartbeat says meanwhile, and what the registry compares it with.
+        shown.append((agent.epoch, world.registry.epochs[NAME]))
+        return 0.0
+
+    monkeypatch.setattr("services.supervisor.agent.backoff_s", backoff_s)
     await fenced(world, agent, 3)
 
     with pytest.raises(ServiceError):
         await agent.save()
 
     await wait_until(lambda: runs(agent, 4))
+    assert [] == asides(world)
+    assert shown
+    assert [] == [one for one in shown if one[0] != one[1]]
+
+
+@pytest.mark.parametrize("way", ["stop", "leave"])
+async def test_an_end_stays_an_end(world: World, way: str) -> None:
+    """Its last save is taken under the next epoch, and nothing is started again."""
+    agent = await world.boot()
+    first = await fenced(world, agent)
+
+    with pytest.raises(ServiceError, match="waits"):
+        await (agent.stop(0.1) if way == "stop" else agent.leave(0.1))
+
+    await wait_until(lambda: agent.epoch == 0)
+    assert first is agent.run
+    assert State.EXITED is first.state
+    assert 1 == len(world.runtime.handles)
+    assert 2 == len(world.snapshots.generations)
+    assert first.epoch + 1 == world.snapshots.uploads[-1].epoch
     assert [] == asides(world)
