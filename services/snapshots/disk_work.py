@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -42,12 +42,14 @@ async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
 
 
 async def to_the_end(work: Awaitable[T]) -> T:
-    """Waits until the work is done, also when cut off meanwhile."""
+    """Waits until the work is done, also when cut off meanwhile, however often."""
     job = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(job)
     except asyncio.CancelledError:
-        await asyncio.wait({job})
+        while not job.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({job})
         if not job.cancelled():
             job.exception()
         raise

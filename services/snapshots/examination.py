@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -79,12 +79,17 @@ class Examiner:
         where that is less, else of all of it."""
         page_size = await in_thread(sound_page_size, path)
         if head is not None and page_size == head.content.page_size_bytes != 0:
-            with suppress(ServiceError):  # damaged, gone or too long: a base heals it
+            try:
                 chain = self._chain(agent, chain_of(agent, head))
                 async with chain as paths:
                     made = await in_thread(encode_changes, path, target, paths)
-                if made is not None:
-                    return made
+            except ServiceError as error:
+                # Gone, damaged or too long: a base heals it.
+                if error.reason not in {Reason.PARENT_MISMATCH, *_ROTTEN}:
+                    raise
+                made = None
+            if made is not None:
+                return made
         return await in_thread(encode_file, path, target, page_size)
 
     def _verify(self, path: Path) -> Addition:

@@ -84,16 +84,25 @@ class Scrubber:
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def round(self) -> None:
-        """All that is due, in every town."""
+        """All that is due, in every town. Trouble with one is told after the others."""
+        failed: ServiceError | None = None
         for town in await all_towns(self._catalog, self._blobs):
-            await self._rot.look(town)
-            if await self._due(town) is None:
-                continue
-            async with self._upkeep.turn(town, TURN) as turn:
-                while turn and (place := await self._due(town)):
-                    await self._step(town, place.done)
-                    done = Place(place.begun_us, place.done + 1)
-                    await self._marks.put_place(town, done)
+            try:
+                await self._catch_up(town)
+            except ServiceError as error:
+                failed = error
+        if failed is not None:
+            raise failed
+
+    async def _catch_up(self, town: str) -> None:
+        await self._rot.look(town)
+        if await self._due(town) is None:
+            return
+        async with self._upkeep.turn(town, TURN) as turn:
+            while turn and (place := await self._due(town)):
+                await self._step(town, place.done)
+                done = Place(place.begun_us, place.done + 1)
+                await self._marks.put_place(town, done)
 
     async def _due(self, town: str) -> Place | None:
         if not self._period_us:

@@ -162,7 +162,9 @@ class MemoryCatalog:
             if known.held:
                 raise held(agent, min(known.held))
             gone = sorted({*known.times, *known.deleted})
-            known.state = replace(known.state, head=None)
+            if gone:
+                revision = known.state.revision + 1
+                known.state = replace(known.state, head=None, revision=revision)
             for each in gone:
                 known.forget(each)
             known.uploads.clear()
@@ -252,7 +254,7 @@ class MemoryCatalog:
                 state,
                 last=max(state.last, last),
                 head=head,
-                revision=state.revision + rebuilds,
+                revision=state.revision + 1,
                 changes=state.changes + 1,
             ),
             uploads={each.origin.upload_id: each.generation for each in snapshots},

@@ -64,8 +64,7 @@ if not kept then
 end
 redis.call('HSET', KEYS[1], 'last', newest, 'head', head)
 redis.call('HINCRBY', KEYS[1], 'changes', 1)
-if rebuilds then
-  redis.call('HINCRBY', KEYS[1], 'revision', 1)
-end
+-- The head may be another one under the same number.
+redis.call('HINCRBY', KEYS[1], 'revision', 1)
 redis.call('SADD', KEYS[8], agent)
 return 'done'

@@ -49,6 +49,8 @@ redis.call('DEL', KEYS[2], KEYS[3], KEYS[4], KEYS[6], KEYS[7])
 if #gone > 0 then
   redis.call('HSET', KEYS[1], 'head', '0')
   redis.call('HINCRBY', KEYS[1], 'changes', 1)
+  -- A commit that was prepared on the chain that is gone must look again.
+  redis.call('HINCRBY', KEYS[1], 'revision', 1)
 end
 table.insert(gone, 1, 'done')
 return gone

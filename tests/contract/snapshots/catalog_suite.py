@@ -27,7 +27,8 @@ async def commit(
     claim: Claim = OWNER,
     match: int | None = None,
 ) -> Snapshot:
-    done = await catalog.commit(made, claim, match)
+    state, _ = await catalog.look(made.agent)
+    done = await catalog.commit(made, claim, match, state.revision)
     assert done is not None
     return done
 
@@ -237,10 +238,13 @@ class CatalogSuite:
 
         state, known = await owned.look(NAME, made[0].origin.upload_id)
         assert [1, 2, 3] == sorted(gone)
-        assert (AgentState(1, INSTANCE, "boot-1", last=3), None) == (state, known)
+        emptied = AgentState(1, INSTANCE, "boot-1", last=3, revision=1)
+        assert (emptied, None) == (state, known)
         assert [] == list(await owned.entries(NAME))
         assert [] == list(await owned.recent(NAME))
         assert [] == list(await owned.delete(NAME, None, Claim(1), 0))
+        # One that was prepared on what is gone has to look again.
+        assert await owned.commit(snapshot(4), OWNER, 0, 0) is None
         await commit(owned, snapshot(4), match=0)
 
     async def test_delete_is_fenced(self, owned: Catalog) -> None:
@@ -355,7 +359,7 @@ class CatalogSuite:
         assert await owned.adopt(NAME, stored)
 
         state, known = await owned.look(NAME, stored[1].origin.upload_id)
-        assert AgentState(epoch=4, last=4, head=stored[-1]) == state
+        assert AgentState(epoch=4, last=4, head=stored[-1], revision=1) == state
         assert Known(NAME.agent, 2) == known
         assert (await owned.look(NAME, lost.origin.upload_id))[1] is None
         assert [4, 2, 1] == [entry.generation for entry in await owned.entries(NAME)]

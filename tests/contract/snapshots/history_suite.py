@@ -245,7 +245,7 @@ class HistorySuite:
         assert await catalog.adopt(NAME, stored)
 
         state, _ = await catalog.look(NAME)
-        assert AgentState(1, last=4, head=stored[2]) == state
+        assert AgentState(1, last=4, head=stored[2], revision=1) == state
         assert [3, 1] == await numbers(catalog)
         assert [4, 3, 2, 1] == await numbers(catalog, deleted=True)
         assert await catalog.revise(NAME, stored[3], undeleted(stored[3]))

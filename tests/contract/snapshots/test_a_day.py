@@ -65,12 +65,13 @@ async def test_stays_below_a_mebibyte(store: Store, tmp_path: Path) -> None:
     begun = DAY_S - LAST_S
     await catalog.adopt(NAME, [snapshot(n) for n in range(60, begun + 1, 60)])
     clock.advance(begun)
+    state, _ = await catalog.look(NAME)
 
     for second in range(begun + 1, DAY_S + 1):
         clock.advance(1)
         held = content(deltas=source.randrange(2, SEGMENTS_MAX + 3))
         made = snapshot(second, content=held)
-        await catalog.commit(made, Claim(1), None)
+        assert await catalog.commit(made, Claim(1), None, state.revision)
         parts.sweeper.note_written(made)
         if second % 60 == 0:
             await parts.sweeper.sweep()

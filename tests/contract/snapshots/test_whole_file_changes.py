@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.chassis.errors import Reason, ServiceError
 from services.segments.chain import ChainBuilder
+from services.snapshots import examination
 from services.snapshots.file_changes import encode_changes
 from services.snapshots.generations import DELTAS_MAX
 from services.snapshots.segment_files import encode_file
 from tests.support import segments as made
 from tests.support.databases import database
+from tests.support.snapshot_errors import reason_of
 from tests.support.snapshot_frames import Client
 from tests.support.snapshots_world import World
 from townkeeper.snapshots.v1 import resources_pb2
@@ -110,6 +114,43 @@ async def test_a_rotten_head_is_healed_by_a_base(
 
     assert [BASE] == [segment.kind for segment in healed.segments]
     assert data == (await client.download()).data
+
+
+async def test_everything_is_deleted_while_it_is_packed(
+    world: World, client: Client, tmp_path: Path
+) -> None:
+    """Its delta rested on what is gone: acknowledged is only what can be read."""
+    path = tmp_path / "db"
+    await client.upload_file(database(path, rows=400))
+    data = changed(path, "UPDATE t SET body = 'x' WHERE id = 1")
+    world.blobs.pause.at("publish")
+    upload = asyncio.create_task(client.upload_file(data))
+    await world.blobs.pause.arrived()
+    await client.delete("-")
+    await world.parts.sweeper.sweep()
+
+    world.blobs.pause.go_on()
+
+    assert [BASE] == [segment.kind for segment in (await upload).segments]
+    assert data == (await client.download()).data
+
+
+async def test_a_full_disk_is_named(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no fault of the chain, which a base would heal."""
+
+    def full(source: Path, target: Path, chain: list[Path]) -> None:
+        target.write_bytes(b"half a segment")
+        raise ServiceError(Reason.STORAGE_FULL, "cannot write the segment")
+
+    path = tmp_path / "db"
+    await client.upload_file(database(path, rows=400))
+    monkeypatch.setattr(examination, "encode_changes", full)
+
+    found = await reason_of(client.upload_file(path.read_bytes()))
+
+    assert ("RESOURCE_EXHAUSTED", "STORAGE_FULL") == found
 
 
 async def test_a_full_chain_ends_with_a_base(client: Client, tmp_path: Path) -> None:

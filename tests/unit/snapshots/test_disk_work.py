@@ -97,3 +97,26 @@ def test_folders_are_made_to_last(
     make_folder(tmp_path / "a" / "b")
 
     assert [str(tmp_path), str(tmp_path / "a")] == synced
+
+
+async def test_a_thread_is_waited_for_however_often_its_caller_is_cut_off() -> None:
+    """Whoever goes on would meet it at work on the files."""
+    go_on, begun, done = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        go_on.wait(10)
+        done.set()
+
+    task = asyncio.create_task(in_thread(work))
+    await asyncio.to_thread(begun.wait, 10)
+    for _ in range(3):
+        task.cancel()
+        await asyncio.wait({task}, timeout=0.01)
+    assert not task.done()
+
+    go_on.set()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert done.is_set()

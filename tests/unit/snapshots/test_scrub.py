@@ -207,3 +207,16 @@ async def test_heads_are_named(
     said = capsys.readouterr().out
     assert "segment.rotten" in said
     assert NAME.agent in said
+
+
+async def test_trouble_in_one_town_is_no_trouble_in_others(writer: Writer) -> None:
+    """A record that cannot be read stops the pass of its own town alone."""
+    before = f"{records.agent_folder('a-town')}/mayor/records/{1:019d}.json"
+    writer.plant.blobs.blobs[before] = b"no record"
+    flip(writer, (await keys(writer))[0])
+
+    for _ in range(2):
+        with pytest.raises(ServiceError):
+            await scrub(writer)
+
+    assert 1 == len(await marks(writer))
