@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from services.chassis.access import Kind
 from services.cli import runtimes
@@ -18,12 +18,10 @@ from services.cli.embedded import Embedded, running
 from services.cli.layout import DataDir, Marking
 from services.cli.narrator import Narrator
 from services.cli.programs import Addresses
+from services.cli.real_model import RealModel
 from services.cli.settings import embedded_settings
 from services.cli.stand_in_model import MODEL, StandInModel
 from services.cli.tokens import mint_from
-
-if TYPE_CHECKING:
-    from services.cli.demo import RealModel
 
 TOWN: Final = "demo"
 TOKEN_TTL_S: Final = 3600.0

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from services.cli.demo import RealModel, real_model
 from services.cli.demo_session import Stored, differences, read
 from services.cli.narrator import Narrator
 from services.cli.problems import Problem
+from services.cli.real_model import RealModel, real_model
 
 MESSAGES = (
     {"id": "m1", "role": "user", "parts": [{"type": "text", "text": "hello"}]},
