@@ -81,7 +81,7 @@ class TestRetry:
         assert await ask(channel, "unary_unary") == [about()]
         assert len(witness.peers) == 3
 
-    async def test_three_times_and_no_more(
+    async def test_five_times_and_no_more(
         self, channel: grpc.aio.Channel, witness: Witness
     ) -> None:
         """An outage that lasts is reported, with the server's own reason."""
@@ -91,7 +91,7 @@ class TestRetry:
             await ask(channel, "unary_unary")
 
         assert refused.value.reason is Reason.STORE_UNAVAILABLE
-        assert len(witness.peers) == 3
+        assert len(witness.peers) == 5
 
     @pytest.mark.parametrize(
         "reason", [Reason.ETAG_MISMATCH, Reason.INTERNAL, Reason.STORAGE_FULL]
@@ -128,6 +128,23 @@ class TestRetry:
                 await ask(channel, "unary_unary")
 
         assert refused.value.reason is Reason.SERVICE_UNAVAILABLE
+
+    async def test_an_outage_ends_for_us_when_it_ends(
+        self, witness: Witness, tokens: Tokens
+    ) -> None:
+        """However many calls failed meanwhile, the first one to a service that is back
+        gets through, though the connection waits between its attempts."""
+        shapes = Shapes(witness)
+        async with running(shapes.add_to, policy(), tokens) as before:
+            address = before.address
+        async with open_channel(address, StaticToken(tokens.container())) as channel:
+            for _ in range(2):
+                calls = (ask(channel, "unary_unary") for _ in range(30))
+                failed = await asyncio.gather(*calls, return_exceptions=True)
+                assert 30 == sum(isinstance(one, grpc.RpcError) for one in failed)
+
+            async with running(shapes.add_to, policy(), tokens, address=address):
+                assert [about()] == await ask(channel, "unary_unary")
 
 
 class TestDeadline:

@@ -46,12 +46,13 @@ async def running(
     policy: Mapping[str, Rule],
     tokens: Tokens | Verifier,
     service_names: Sequence[str] = (),
+    address: str = "127.0.0.1:0",
     **options: Any,
 ) -> AsyncIterator[RunningServer]:
     """Serves until the block ends; `add` puts the servicers in."""
     verifier = tokens.verifier() if isinstance(tokens, Tokens) else tokens
     async with AsyncExitStack() as stack:
-        server = Server("127.0.0.1:0", policy, verifier, service_names, **options)
+        server = Server(address, policy, verifier, service_names, **options)
         add(server.grpc)
         port = await server.start()
         try:
