@@ -41,16 +41,17 @@ async def running(
     async with contextlib.AsyncExitStack() as stack:
         lock = Lock(data)
         stack.callback(lock.release)
-        chosen = await _claim(data, marking, addresses, lock, notice)
+        ports = stack.enter_context(contextlib.ExitStack())
+        reserved = await _claim(data, marking, addresses, lock, ports, notice)
         mark = secrets.token_hex(16)
         record = lock.new_record(mark)
         await stack.enter_async_context(_watched(data, lock))
         stack.callback(embedded_valkey.remove_socket_folder, data)
-        plane = _make_plane(data, marking, chosen, record, notice)
+        plane = _make_plane(data, marking, reserved, record, notice)
         # Left by an exception as well: what was started is always stopped.
         stack.push_async_callback(plane.stop)
         stack.callback(data.withdraw)
-        endpoints = chosen.endpoints(marking.town)
+        endpoints = reserved.endpoints(marking.town)
         await plane.start()
         data.publish(endpoints)
         yield Embedded(data, plane, endpoints)
@@ -61,6 +62,7 @@ async def _claim(
     marking: Marking,
     addresses: Addresses,
     lock: Lock,
+    ports: contextlib.ExitStack,
     notice: Notice,
 ) -> Addresses:
     """Everything that can be refused is, before anything is changed."""
@@ -70,7 +72,7 @@ async def _claim(
         if data.plane.is_dir():
             await lock.take(notice)
             await asyncio.to_thread(_end_leftovers, data, notice)
-        chosen = addresses.chosen()
+        reserved = addresses.reserved(ports)
         if not lock.held:
             data.plane.mkdir(mode=0o700, parents=True, exist_ok=True)
             await lock.take(notice)
@@ -81,7 +83,7 @@ async def _claim(
             f"cannot use {data.root} as data directory ({error.strerror or error}): "
             "choose another --data-dir"
         ) from error
-    return chosen
+    return reserved
 
 
 def _end_leftovers(data: DataDir, notice: Notice) -> None:

@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import quote
@@ -31,7 +32,7 @@ _OURS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where the plane listens; port 0 stands for a free one until `chosen`."""
+    """Where the plane listens; port 0 stands for a free one until `reserved`."""
 
     host: str
     http: int
@@ -49,33 +50,31 @@ class Addresses:
         anywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}
         return replace(self, host=anywhere.get(self.host, self.host)).at(port)
 
-    def chosen(self) -> Addresses:
-        """The same with a number for each port; an occupied one is a Problem."""
-        held: list[socket.socket] = []
-        try:
-            numbers = [
-                self._take(port, option, held)
-                for port, option in (
-                    (self.http, "--http-port"),
-                    (self.registry, "--registry-port"),
-                    (self.snapshots, "--snapshots-port"),
-                    (self.supervisor, "--supervisor-port"),
-                )
-            ]
-        finally:
-            for one in held:
-                one.close()
+    def reserved(self, stack: ExitStack) -> Addresses:
+        """The same with a number for each port; an occupied one is a Problem.
+
+        Until the stack is closed nobody else is given the ports, so that a service that
+        was away finds its own again: it may listen on them, as all here reuse addresses
+        and who reserves does not listen.
+        """
+        numbers = (
+            self._reserve(port, option, stack)
+            for port, option in (
+                (self.http, "--http-port"),
+                (self.registry, "--registry-port"),
+                (self.snapshots, "--snapshots-port"),
+                (self.supervisor, "--supervisor-port"),
+            )
+        )
         return Addresses(self.host, *numbers)
 
-    def _take(self, port: int, option: str, held: list[socket.socket]) -> int:
+    def _reserve(self, port: int, option: str, stack: ExitStack) -> int:
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
-        one = socket.socket(family)
-        held.append(one)
+        one = stack.enter_context(socket.socket(family))
         # A port whose last connections are still closing is free for a listener.
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             one.bind((self.host, port))
-            one.listen(1)
         except (OSError, OverflowError) as error:
             raise Problem(
                 f"cannot listen on {self.at(port)} "

@@ -2,10 +2,13 @@
 
 import socket
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
+import grpc
 import pytest
 
+from services.chassis.server import OPTIONS
 from services.cli import embedded_valkey
 from services.cli.layout import DataDir, Marking
 from services.cli.problems import Problem
@@ -16,19 +19,36 @@ MARKING = Marking("town-1", "embedded")
 
 def test_port_zero_becomes_four_different_ports() -> None:
     """Free ports are chosen so that no two services get the same one."""
-    chosen = Addresses("127.0.0.1", 0, 0, 0, 0).chosen()
+    with ExitStack() as stack:
+        found = Addresses("127.0.0.1", 0, 0, 0, 0).reserved(stack)
 
-    ports = {chosen.http, chosen.registry, chosen.snapshots, chosen.supervisor}
+    ports = {found.http, found.registry, found.snapshots, found.supervisor}
     assert 4 == len(ports - {0})
+
+
+async def test_a_reserved_port_waits_for_its_service() -> None:
+    """Ours may listen on it, again and again; nobody else is given it meanwhile."""
+    with ExitStack() as stack:
+        port = Addresses("127.0.0.1", 0, 0, 0, 0).reserved(stack).snapshots
+
+        for _ in range(2):
+            server = grpc.aio.server(options=OPTIONS)
+            assert port == server.add_insecure_port(f"127.0.0.1:{port}")
+            await server.start()
+            await server.stop(None)
+            with pytest.raises(OSError, match="in use"), socket.socket() as other:
+                other.bind(("127.0.0.1", port))
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", port))
 
 
 def test_an_occupied_port_is_named_with_its_option() -> None:
     """A port in use is refused before anything is started."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+    with socket.create_server(("127.0.0.1", 0)) as taken, ExitStack() as stack:
         port = taken.getsockname()[1]
 
         with pytest.raises(Problem, match=f":{port} .*choose another --snapshots-port"):
-            Addresses("127.0.0.1", 0, 0, port, 0).chosen()
+            Addresses("127.0.0.1", 0, 0, port, 0).reserved(stack)
 
 
 @pytest.mark.parametrize(
