@@ -28,16 +28,16 @@ _OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
-    # A service that restarts is back in a second; the default would wait longer. Between
-    # two attempts to connect, less time passes than the retries below last.
+    # A service that restarts is back in a second; the default would wait longer. Less
+    # time lies between two attempts to connect than the retries below last.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.min_reconnect_backoff_ms", 2_000),
 )
 _BALANCE: Final[dict[str, Any]] = {"loadBalancingConfig": [{"round_robin": {}}]}
 # Only what may be repeated: UNAVAILABLE, and (by the connection it is on) short calls.
-# gRPC itself spreads each wait by a fifth: 1.2 to 1.8 s in all. Not throttled: calls that
-# failed in an outage, which cost nobody anything, would leave none for its end.
+# gRPC itself spreads each wait by a fifth: 1.2 to 1.8 s in all. Not throttled: calls
+# that failed in an outage, which cost nobody anything, would leave none for its end.
 _RETRY: Final[dict[str, Any]] = {
     "methodConfig": [
         {
