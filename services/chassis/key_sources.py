@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from services.chassis.clock import Clock, SystemClock
 from services.chassis.errors import Reason, ServiceError
-from services.chassis.keys import KeysError, PublicKeys, parse_jwks, read_public_keys
+from services.chassis.key_files import KeysError, key_files
+from services.chassis.keys import JWKS_FILE, PublicKeys, parse_jwks, read_public_keys
 from services.chassis.telemetry import Event
 
 # How old a look at the folder may be: a key that was removed counts that much longer.
@@ -94,7 +95,7 @@ class DirectoryKeys:
 
     def _fingerprint(self) -> frozenset[tuple[str, int, int, int]]:
         found = set()
-        for path in self._folder.glob("*.*"):
+        for path in (*key_files(self._folder), self._folder / JWKS_FILE):
             try:
                 about = path.stat()
             except FileNotFoundError:

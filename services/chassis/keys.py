@@ -1,59 +1,77 @@
-"""Signing keys as files, public keys as a JWKS: where trust in tokens comes from.
+"""The signing keys of a folder: which of them signs, tokens, rotation.
 
-A folder holds `signing-<kid>.pem` (private, 0600) and perhaps `jwks.json` (public
-keys of others). Key ids start with the time they were made, so the last one signs.
+A new key is published before it signs: whoever verifies has learnt it by then. An old
+one proves what it signed until the last of that has expired, and can go then. Beside
+the private keys a folder may hold `jwks.json`, the public keys of others.
 """
 
 from __future__ import annotations
 
-import base64
-import json
-import os
 import secrets
-import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
 import jwt
-from cryptography.hazmat.primitives.asymmetric.ed25519 import (
-    Ed25519PrivateKey,
-    Ed25519PublicKey,
-)
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from services.chassis import key_files
 from services.chassis.access import ANY_TOWN, Kind
 from services.chassis.clock import Clock, SystemClock
 from services.chassis.errors import Reason, ServiceError
+from services.chassis.jwks import ALGORITHM, PublicKeys, parse_jwks, to_jwks
+from services.chassis.key_files import KeysError
 from services.chassis.names import check_id
 
+__all__ = [
+    "ALGORITHM",
+    "AUDIENCE",
+    "JWKS_FILE",
+    "KeyRing",
+    "KeysError",
+    "PublicKeys",
+    "parse_jwks",
+    "read_public_keys",
+    "to_jwks",
+]
+
 AUDIENCE: Final = "townkeeper"
-ALGORITHM: Final = "EdDSA"
 DEFAULT_TTL_S: Final = 8 * 3600.0
 JWKS_FILE: Final = "jwks.json"
-_PREFIX: Final = "signing-"
-_SUFFIX: Final = ".pem"
-_KID_TIME: Final = "%Y%m%dT%H%M%S%f"
-_KID_TIME_LENGTH: Final = len("20260131T235959000000")
+# A service that follows us through another one asks every five minutes, as that one
+# does; each may lose a try.
+LEAD_S: Final = 15 * 60.0
+# Whoever cannot write into the folder mints nothing that lives longer.
+UNNOTED_TTL_S: Final = 8 * 3600.0
+# Clocks differ, and verifiers bear with that.
+_SLACK: Final = timedelta(minutes=1)
 
-PublicKeys = Mapping[str, Ed25519PublicKey]
+
+class KeyState(StrEnum):
+    """What a key is good for now."""
+
+    PUBLISHED = "published"
+    SIGNS = "signs"
+    VERIFIES = "verifies"
+    EXPIRED = "expired"
 
 
-class KeysError(Exception):
-    """A keys folder or key set cannot be used; the text says what to do."""
+@dataclass(frozen=True, slots=True)
+class KeyInfo:
+    """One key: from when it signs, until when tokens of it live."""
+
+    kid: str
+    state: KeyState
+    signs_from: datetime
+    needed_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class KeyRing:
-    """The private keys of a folder; mints tokens with the newest."""
+    """The private keys of a folder, oldest first."""
 
     folder: Path
     keys: tuple[tuple[str, Ed25519PrivateKey], ...]
@@ -62,11 +80,11 @@ class KeyRing:
     @classmethod
     def load(cls, folder: Path, clock: Clock | None = None) -> KeyRing:
         """Reads the folder; it must hold at least one signing key."""
-        keys = _private_keys(folder)
+        keys = key_files.private_keys(folder)
         if not keys:
             raise KeysError(
-                f"cannot sign: {folder} holds no {_PREFIX}<kid>{_SUFFIX}; make one "
-                "with `townkeeper keys rotate`"
+                f"cannot sign: {folder} holds no signing-<kid>.pem; make one with "
+                "`townkeeper keys rotate`"
             )
         return cls(folder, keys, clock or SystemClock())
 
@@ -74,19 +92,76 @@ class KeyRing:
     def create(cls, folder: Path, clock: Clock | None = None) -> KeyRing:
         """Like `load`, but makes the folder and a first key where there is none."""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not _private_keys(folder):
-            _write_key(folder, _kid((clock or SystemClock()).now()))
+        if not key_files.private_keys(folder):
+            now = (clock or SystemClock()).now()
+            key_files.write_key(folder, key_files.new_kid(now))
         return cls.load(folder, clock)
 
-    def rotate(self) -> KeyRing:
-        """Adds a key that signs from now on; tokens of the older ones stay good."""
-        _write_key(self.folder, _kid(self.clock.now(), after=self.kid))
+    def rotate(self, lead_s: float = 0.0) -> KeyRing:
+        """Adds a key, which signs after the lead; tokens of older ones stay good.
+
+        Without a lead a key that is published already is told to sign now.
+        """
+        now, newest = self.clock.now(), self.keys[-1][0]
+        waiting = newest != self.kid
+        if waiting and lead_s:
+            raise KeysError(
+                f"cannot rotate: {newest} is published and signs from "
+                f"{key_files.kid_time(newest):%FT%TZ}; wait, or let it sign now"
+            )
+        if not waiting:
+            signs_from = now + timedelta(seconds=lead_s)
+            newest = key_files.new_kid(signs_from, after=newest)
+            key_files.write_key(self.folder, newest)
+        if not lead_s and key_files.kid_time(newest) > now:
+            key_files.tell_to_sign(self.folder, newest)
         return self.load(self.folder, self.clock)
+
+    def prune(self, *, all_old: bool = False) -> list[str]:
+        """Removes the keys that no living token needs, or all that sign no more;
+        returns their ids."""
+        gone = {KeyState.EXPIRED} | ({KeyState.VERIFIES} if all_old else set())
+        kids = [info.kid for info in self.infos() if info.state in gone]
+        for kid in kids:
+            key_files.remove_key(self.folder, kid)
+        return kids
+
+    def infos(self) -> list[KeyInfo]:
+        """What each key is good for, oldest first."""
+        now, signer = self.clock.now(), self.kid
+        found = []
+        for index, (kid, _) in enumerate(self.keys):
+            signs_from = key_files.kid_time(kid)
+            if kid == signer:
+                found.append(KeyInfo(kid, KeyState.SIGNS, signs_from))
+            elif kid > signer:
+                found.append(KeyInfo(kid, KeyState.PUBLISHED, signs_from))
+            else:
+                until = self._needed_until(kid, successor=self.keys[index + 1][0])
+                state = KeyState.VERIFIES if now <= until else KeyState.EXPIRED
+                found.append(KeyInfo(kid, state, signs_from, until))
+        return found
+
+    def _needed_until(self, kid: str, successor: str) -> datetime:
+        last_signed = key_files.kid_time(successor)
+        unnoted = last_signed + timedelta(seconds=UNNOTED_TTL_S)
+        return max(key_files.last_expiry(self.folder, kid), unnoted) + _SLACK
+
+    def _may_sign(self, kid: str) -> bool:
+        come = key_files.kid_time(kid) <= self.clock.now()
+        return come or key_files.told_to_sign(self.folder, kid)
 
     @property
     def kid(self) -> str:
-        """The id of the key that signs."""
-        return self.keys[-1][0]
+        """The id of the key that signs now: the newest whose time has come."""
+        return self._signer()[0]
+
+    def _signer(self) -> tuple[str, Ed25519PrivateKey]:
+        for kid, key in reversed(self.keys):
+            if self._may_sign(kid):
+                return kid, key
+        # A clock that went back far: what was published first is known best.
+        return self.keys[0]
 
     def mint(
         self,
@@ -104,12 +179,13 @@ class KeyRing:
         reach = [*([town] if town else []), *towns]
         _check_claims(kind, reach, rig, agent, user)
         now = self.clock.now()
+        expires = now + timedelta(seconds=ttl_s)
         claims: dict[str, Any] = {
             "aud": AUDIENCE,
             "scope": kind.value,
             "jti": secrets.token_hex(16),
             "iat": int(now.timestamp()),
-            "exp": int((now + timedelta(seconds=ttl_s)).timestamp()),
+            "exp": int(expires.timestamp()),
             "gen": generation,
             "rigId": rig,
             "agentId": agent,
@@ -117,8 +193,20 @@ class KeyRing:
         }
         claims |= {"towns": reach} if kind in _MANY_TOWNS else {"townId": reach[0]}
         given = {key: value for key, value in claims.items() if value is not None}
-        kid, key = self.keys[-1]
+        kid, key = self._signer()
+        self._note(kid, expires, ttl_s)
         return jwt.encode(given, key, algorithm=ALGORITHM, headers={"kid": kid})
+
+    def _note(self, kid: str, expires: datetime, ttl_s: float) -> None:
+        try:
+            key_files.note_expiry(self.folder, kid, expires)
+        except OSError as error:
+            if ttl_s > UNNOTED_TTL_S:
+                raise KeysError(
+                    f"cannot note in {self.folder} how long the token lives "
+                    f"({error.strerror}): let us write there, or mint one for at most "
+                    f"{UNNOTED_TTL_S / 3600:g} hours"
+                ) from error
 
     def jwks(self) -> dict[str, Any]:
         """The public keys, as `/.well-known/jwks.json` shows them."""
@@ -153,110 +241,10 @@ def _wrong(message: str) -> ServiceError:
     return ServiceError(Reason.FIELD_INVALID, message)
 
 
-def _private_keys(folder: Path) -> tuple[tuple[str, Ed25519PrivateKey], ...]:
-    found = []
-    for path in sorted(folder.glob(f"{_PREFIX}*{_SUFFIX}")):
-        mode = stat.S_IMODE(path.stat().st_mode)
-        # A group may read: that is how a mounted Kubernetes secret reaches us.
-        if mode & (stat.S_IRWXO | stat.S_IWGRP):
-            raise KeysError(
-                f"cannot use {path}: others may read or change it (mode {mode:04o}); "
-                f"run chmod 600 {path}"
-            )
-        found.append((path.name[len(_PREFIX) : -len(_SUFFIX)], _read_private(path)))
-    return tuple(found)
-
-
-def _read_private(path: Path) -> Ed25519PrivateKey:
-    try:
-        key = load_pem_private_key(path.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError) as error:
-        raise KeysError(f"cannot read the key {path}: replace or remove it") from error
-    if not isinstance(key, Ed25519PrivateKey):
-        raise KeysError(f"cannot use {path}: make it an Ed25519 key")
-    return key
-
-
-def _kid(now: datetime, after: str = "") -> str:
-    """A key id that sorts after the given one, even when the clock went back."""
-    if after and f"{now:{_KID_TIME}}" <= after[:_KID_TIME_LENGTH]:
-        try:
-            last = datetime.strptime(after[:_KID_TIME_LENGTH], _KID_TIME)
-        except ValueError as error:
-            raise KeysError(
-                f"cannot rotate: the key {after} would go on signing; rename it so "
-                "that it starts with the time it was made"
-            ) from error
-        now = last + timedelta(microseconds=1)
-    return f"{now:{_KID_TIME}}-{secrets.token_hex(4)}"
-
-
-def _write_key(folder: Path, kid: str) -> None:
-    pem = Ed25519PrivateKey.generate().private_bytes(
-        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
-    )
-    # Written aside and renamed: no reader ever sees half a key.
-    aside = folder / f".{kid}.new"
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(pem)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.rename(folder / f"{_PREFIX}{kid}{_SUFFIX}")
-    _sync_folder(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def read_public_keys(folder: Path) -> PublicKeys:
     """All keys a folder trusts: its own signing keys and those of its JWKS file."""
-    keys = {kid: key.public_key() for kid, key in _private_keys(folder)}
+    keys = {kid: key.public_key() for kid, key in key_files.private_keys(folder)}
     published = folder / JWKS_FILE
     if published.exists():
         keys |= parse_jwks(published.read_bytes(), str(published))
     return keys
-
-
-def to_jwks(keys: PublicKeys) -> dict[str, Any]:
-    """Public keys in the JSON form of RFC 7517 and RFC 8037."""
-    return {
-        "keys": [
-            {
-                "kty": "OKP",
-                "crv": "Ed25519",
-                "use": "sig",
-                "alg": ALGORITHM,
-                "kid": kid,
-                "x": base64.urlsafe_b64encode(
-                    key.public_bytes(Encoding.Raw, PublicFormat.Raw)
-                )
-                .rstrip(b"=")
-                .decode(),
-            }
-            for kid, key in keys.items()
-        ]
-    }
-
-
-def parse_jwks(raw: bytes, source: str) -> dict[str, Ed25519PublicKey]:
-    """The Ed25519 keys of a JWKS document; keys of other kinds are passed over."""
-    try:
-        entries = json.loads(raw)["keys"]
-        return {
-            str(entry["kid"]): _decode_key(entry["x"])
-            for entry in entries
-            if entry.get("crv") == "Ed25519" and entry.get("kid")
-        }
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise KeysError(f"cannot read keys from {source}: give it a JWKS") from error
-
-
-def _decode_key(text: str) -> Ed25519PublicKey:
-    padded = text + "=" * (-len(text) % 4)
-    return Ed25519PublicKey.from_public_bytes(base64.urlsafe_b64decode(padded))

@@ -104,11 +104,13 @@ def _make_plane(
     from services.chassis.keys import KeyRing, KeysError
 
     try:
-        ring = KeyRing.create(data.keys)
+        KeyRing.create(data.keys)
     except KeysError as error:
         raise Problem(str(error)) from error
 
     def container_token() -> str:
+        # Read anew at each start of the supervisor: keys may have been rotated.
+        ring = KeyRing.load(data.keys)
         return ring.mint(Kind.CONTAINER, town=marking.town, ttl_s=CONTAINER_TOKEN_TTL_S)
 
     settings = embedded_settings(os.environ)

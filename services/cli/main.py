@@ -8,7 +8,17 @@ from typing import Final
 
 import typer
 
-from services.cli import agents, demo, install, instances, serve, snapshots, tokens, up
+from services.cli import (
+    agents,
+    demo,
+    install,
+    instances,
+    keys,
+    serve,
+    snapshots,
+    tokens,
+    up,
+)
 from services.cli.problems import Exit, Problem, one_line
 
 app: Final = typer.Typer(
@@ -29,6 +39,7 @@ app.add_typer(agents.app, name="agents")
 app.add_typer(snapshots.app, name="snapshots")
 app.add_typer(instances.app, name="instances")
 app.add_typer(tokens.app, name="token")
+app.add_typer(keys.app, name="keys")
 app.add_typer(install.app, name="runtime")
 
 
