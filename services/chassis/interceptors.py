@@ -12,27 +12,24 @@ import inspect
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
 from functools import cache
 from typing import Any, Final, TypeAlias
 
 import grpc
 import structlog
-from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 from prometheus_client import Counter, Histogram
 
 from services.chassis.access import authorize_kind
 from services.chassis.auth import (
     OPEN,
-    Caller,
     Rule,
     Verifier,
     authorize_names,
     current_caller,
 )
+from services.chassis.call import Call, Context, Requests, decoded, encoded, pump
 from services.chassis.errors import DOMAIN, Reason, ServiceError, to_status
 from services.chassis.gate import Gate
 from services.chassis.resources import resource_names
@@ -46,30 +43,12 @@ from services.chassis.telemetry import (
 
 # Quoted: only the type stubs of gRPC know that these are generic.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-Work: TypeAlias = Callable[["Call"], Awaitable[Any]]
+Work: TypeAlias = Callable[[Call], Awaitable[Any]]
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 _BEARER: Final = re.compile(r"bearer +(\S+) *", re.IGNORECASE)
-# Long enough for a client on a slow line, short enough not to hold a place for ever.
-FIRST_FRAME_S: Final = 30.0
 
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(slots=True)
-class Call:
-    """One call while it is answered: what its log line will say."""
-
-    method: str
-    rule: Rule
-    started_at: float
-    request_id: str
-    code: str = "OK"
-    reason: str = ""
-    caller: Caller | None = None
-    received_bytes: int = 0
-    sent_bytes: int = 0
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
@@ -111,8 +90,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 if writes_itself:
                     return await inner(request, context)
                 if streams_out:
-                    return await _pump(call, inner(request, context), encode, context)
-                return _encoded(call, encode, await inner(request, context))
+                    return await pump(call, inner(request, context), encode, context)
+                return encoded(call, encode, await inner(request, context))
 
             return await self._in_context(method, context, work)
 
@@ -123,10 +102,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     ) -> Any:
         """The request, or the iterator of requests, once the caller may send it."""
         if not handler.request_streaming:
-            request = _decoded(call, decode, given)
+            request = decoded(call, decode, given)
             self._authorize(call, request)
             return request
-        requests = _Requests(call, decode, context)
+        requests = Requests(call, decode, context)
         if not call.rule.open:
             self._authorize(call, await requests.peek())
         return requests
@@ -196,68 +175,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def _authorize(self, call: Call, request: Any) -> None:
         if call.caller is not None:
             authorize_names(call.caller, call.rule, resource_names(request))
-
-
-class _Requests(AsyncIterator[Any]):
-    """The requests of a stream, the first of which may be looked at beforehand.
-
-    gRPC's own iterator keeps each message until the next has come: with a hundred
-    streams, a hundred of the largest.
-    """
-
-    def __init__(self, call: Call, decode: Any, context: Context) -> None:
-        self._call = call
-        self._decode = decode
-        self._context = context
-        self._peeked: list[Any] = []
-
-    async def peek(self) -> Any:
-        try:
-            async with asyncio.timeout(FIRST_FRAME_S):
-                first = await self._next()
-        except StopAsyncIteration:
-            raise ServiceError(
-                Reason.FRAME_ORDER,
-                "cannot take a stream without frames: send the header first",
-            ) from None
-        self._peeked.append(first)
-        return first
-
-    async def __anext__(self) -> Any:
-        return self._peeked.pop() if self._peeked else await self._next()
-
-    async def _next(self) -> Any:
-        raw = await self._context.read()
-        if raw is grpc.aio.EOF:
-            raise StopAsyncIteration
-        return _decoded(self._call, self._decode, raw)
-
-
-async def _pump(call: Call, responses: Any, encode: Any, context: Context) -> None:
-    # Closed here and now, whatever ends the call: left to the garbage collector, a
-    # generator of a cut call would hold its files and locks for a while.
-    async with aclosing(responses):
-        async for response in responses:
-            raw = _encoded(call, encode, response)
-            del response  # else both are in memory for as long as the client is slow
-            await context.write(raw)
-
-
-def _decoded(call: Call, decode: Any, raw: bytes) -> Any:
-    call.received_bytes += len(raw)
-    try:
-        return decode(raw)
-    except DecodeError as error:
-        raise ServiceError(
-            Reason.FIELD_INVALID,
-            "cannot decode the request: build it from the service's own proto",
-        ) from error
-
-
-def _encoded(call: Call, encode: Any, response: Any) -> bytes:
-    raw: bytes = encode(response)
-    call.sent_bytes += len(raw)
-    return raw
 
 
 def _shape(handler: Handler) -> tuple[Callable[..., Handler], Any]:

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +251,24 @@ class TestStop:
             with pytest.raises(ServiceError) as ended, rpc_errors():
                 await watch
             assert ended.value.reason is Reason.SHUTTING_DOWN
+
+    async def test_a_watch_that_is_being_written_is_told_why(
+        self, shapes: Shapes, tokens: Tokens
+    ) -> None:
+        """The stop waits for the message that is on its way, then says what it is."""
+        rows = policy(rule(Kind.CONTAINER, watch=True))
+        async with running(shapes.add_to, rows, tokens) as server:
+
+            async def flood(request: Any, context: Any) -> AsyncGenerator[Any, None]:
+                server.server.gate.close()
+                while True:
+                    yield request
+
+            shapes.flood = flood
+            with pytest.raises(ServiceError) as ended, rpc_errors():
+                await ask(server.channel(tokens.container()), "unary_stream")
+
+        assert ended.value.reason is Reason.SHUTTING_DOWN
 
     async def test_cuts_what_outlasts_the_grace(
         self, shapes: Shapes, tokens: Tokens

@@ -12,7 +12,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from structlog.testing import capture_logs
 
-from services.chassis import interceptors
+from services.chassis import call as call_module
 from services.chassis.auth import Kind, current_caller, rule
 from services.chassis.errors import Reason, ServiceError, rpc_errors
 from tests.support.grpc_server import RunningServer, running
@@ -336,7 +336,7 @@ class TestFirstFrame:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """A caller that opens a stream and says nothing does not hold its place."""
-        monkeypatch.setattr(interceptors, "FIRST_FRAME_S", 0.05)
+        monkeypatch.setattr(call_module, "FIRST_FRAME_S", 0.05)
         call = stub(channel, shape)(_never())
 
         with pytest.raises(ServiceError) as refused, rpc_errors():
