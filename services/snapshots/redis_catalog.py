@@ -68,6 +68,7 @@ class RedisCatalog:
         self._drop = Script.read(_LUA, "drop.lua")
         self._fence = Script.read(_LUA, "fence.lua")
         self._forget = Script.read(_LUA, "forget.lua")
+        self._forgotten = Script.read(_LUA, "forgotten.lua")
         self._entries = Script.read(_LUA, "entries.lua")
         self._purge = Script.read(_LUA, "purge.lua")
         self._adopt = Script.read(_LUA, "adopt.lua")
@@ -222,6 +223,13 @@ class RedisCatalog:
         if generations:
             needed = keys(agent, "state:", "index:", "records:", "marks:", "deleted:")
             await self._change(self._forget, needed, list(generations))
+
+    async def forgotten(
+        self, agent: AgentName, generations: Sequence[int]
+    ) -> Sequence[int]:
+        needed = keys(agent, "state:", "index:", "deleted:")
+        answer = await self._forgotten.run(self._redis, needed, list(generations))
+        return list(map(int, texts(answer)))
 
     async def fence(self, agent: AgentName) -> None:
         await self._change(self._fence, keys(agent, "state:"), [])

@@ -17,6 +17,7 @@ from services.snapshots.generations import (
     absent,
     check_live,
 )
+from services.snapshots.recording import unrecord
 from services.snapshots.reindex import reindex, revised, stored_generations
 from services.snapshots.store import BlobMissing, BlobStore, Catalog
 
@@ -140,9 +141,7 @@ class Shelf:
         """Forgets one generation or all, at once and for good; the pointer goes first,
         then the record, then a pointer that was rebuilt from it meanwhile."""
         gone = await self._catalog.delete(agent, generation, claim, if_generation_match)
-        for each in gone:
-            await self._blobs.delete(records.record_key(agent, each))
-        await self._catalog.forget(agent, gone)
+        await unrecord(self._catalog, self._blobs, agent, gone)
         self.deleted(agent.town)
         return gone
 

@@ -164,6 +164,12 @@ class Catalog(Protocol):
         """Forgets generations once more when their records are gone: who took over
         the records meanwhile had taken them back."""
 
+    async def forgotten(
+        self, agent: AgentName, generations: Sequence[int]
+    ) -> Sequence[int]:
+        """Those that it had once and has no more, by one look. Of what it may never
+        have had it says nothing: its memory may be older than the records."""
+
     async def fence(self, agent: AgentName) -> None:
         """Raises the epoch and leaves the agent without an owner; nothing if it never
         had one."""

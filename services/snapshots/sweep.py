@@ -22,6 +22,7 @@ from services.snapshots.collection import all_towns, collect
 from services.snapshots.commit import Committer
 from services.snapshots.generations import Snapshot
 from services.snapshots.pins import Pins
+from services.snapshots.recording import unrecord
 from services.snapshots.reindex import reindex, revised, stored_generations
 from services.snapshots.retention import to_drop
 from services.snapshots.staging import Staging
@@ -160,9 +161,7 @@ class Sweeper:
             ),
             (Event.GENERATIONS_PURGED, await self._catalog.purge(agent, now_us)),
         ):
-            for generation in gone:
-                await self._blobs.delete(records.record_key(agent, generation))
-            await self._catalog.forget(agent, gone)
+            await unrecord(self._catalog, self._blobs, agent, gone)
             if gone:
                 _log.info(event, agent=str(agent), generations=len(gone))
         kept = await self._catalog.recent(agent)
@@ -203,15 +202,14 @@ class Sweeper:
             elif snapshot.hold or snapshot.deletion is not None:
                 # Its record may be the one from before; only few are such.
                 await self._committer.record(snapshot)
-        entries = await self._catalog.entries(agent, deleted=True)
+        forgotten = await self._catalog.forgotten(agent, sorted(known))
         # Asked again: a catalog that was lost meanwhile says nothing of deletions.
         state, _ = await self._catalog.look(agent)
         if stored and stored[-1] > state.last:
             await reindex(self._catalog, self._blobs, agent)
             return
-        for generation in known - {entry.generation for entry in entries}:
-            # Forgotten, but for its record.
-            await self._blobs.delete(records.record_key(agent, generation))
+        if forgotten:
+            await unrecord(self._catalog, self._blobs, agent, forgotten)
             self._untidy.add(agent.town)
 
     async def _agents(self, town: str) -> list[AgentName]:

@@ -220,6 +220,15 @@ class MemoryCatalog:
             revision = known.state.revision + 1
             known.state = replace(known.state, head=newest, revision=revision)
 
+    async def forgotten(
+        self, agent: AgentName, generations: Sequence[int]
+    ) -> Sequence[int]:
+        await self._step("forgotten")
+        known = self._agents.get(agent, _Agent())
+        had = range(1, known.state.last + 1)
+        there = {*known.times, *known.deleted}
+        return [each for each in generations if each in had and each not in there]
+
     async def fence(self, agent: AgentName) -> None:
         await self._step("fence")
         known = self._agents.get(agent, _Agent())

@@ -11,7 +11,7 @@ from services.chassis.errors import Reason, ServiceError
 from services.snapshots.generations import AgentState, Claim, Deletion, Snapshot
 from services.snapshots.records import microseconds
 from services.snapshots.store import Catalog, Entry
-from tests.contract.snapshots.catalog_suite import OWNER, commit, reason
+from tests.contract.snapshots.catalog_suite import OTHER, OWNER, commit, reason
 from tests.support.snapshot_values import INSTANCE, NAME, at, snapshot
 
 
@@ -364,6 +364,19 @@ class HistorySuite:
         assert (3, None) == (state.last, state.head)
         assert [] == await numbers(catalog, deleted=True)
         assert [] == list(await catalog.recent(NAME))
+
+    async def test_what_is_forgotten_is_known_to_be(
+        self, catalog: Catalog, three: list[Snapshot]
+    ) -> None:
+        """Not what is deleted and can come back, nor what it may never have had."""
+        assert [] == list(await catalog.forgotten(OTHER, [1]))
+        await self.delete(catalog, three[0])
+        await catalog.drop(NAME, [2])
+
+        assert [2] == list(await catalog.forgotten(NAME, [1, 2, 3, 4]))
+        await catalog.delete(NAME, None, Claim(1), None)
+
+        assert [1, 2, 3] == list(await catalog.forgotten(NAME, [1, 2, 3, 4]))
 
     async def test_forgetting_spares_the_others(
         self, catalog: Catalog, three: list[Snapshot]

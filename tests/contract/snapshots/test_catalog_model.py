@@ -68,9 +68,10 @@ class Life:
                 self._trim,
                 self._purge,
                 self._forget,
+                self._forgotten,
                 self._fence,
             ],
-            [2, 12, 3, 2, 2, 6, 1, 1, 1, 1],
+            [2, 12, 3, 2, 2, 6, 1, 1, 1, 1, 1],
         )[0](agent)
         outcomes = [
             await outcome(getattr(each, kind)(agent, *args))
@@ -163,6 +164,9 @@ class Life:
         last = self.states[agent].last
         some = self.source.sample(range(1, last + 2), min(2, last))
         return "forget", (self.source.choice([some, some, list(range(1, last + 1))]),)
+
+    def _forgotten(self, agent: AgentName) -> tuple[str, tuple[Any, ...]]:
+        return "forgotten", (list(range(1, self.states[agent].last + 2)),)
 
     def _fence(self, agent: AgentName) -> tuple[str, tuple[Any, ...]]:
         return "fence", ()

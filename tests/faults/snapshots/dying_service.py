@@ -24,7 +24,7 @@ from tests.support.steps import Steps
 
 LIFE_S_MAX = 60
 # Scripts that only read.
-_LOOKS = {"look"}
+_LOOKS = {"look", "forgotten"}
 _WRITING = {"EVAL", "EVALSHA", "SADD", "SET", "ZADD", "ZREM"}
 
 

@@ -20,7 +20,6 @@ from services.snapshots.assembly import Parts, assemble
 from services.snapshots.compaction import compacted
 from services.snapshots.file_staging import FileStaging
 from services.snapshots.generations import Claim, Deletion, Snapshot
-from services.snapshots.store import Entry
 from services.snapshots.sweep import SWEEP_ALL_EVERY_S
 from services.snapshots.upkeep import CLEANING, OneProcess
 from services.snapshots.upload import Body, Header
@@ -321,14 +320,14 @@ async def test_a_catalog_that_is_lost_meanwhile_deletes_nothing(
     """Its silence about a generation is no deletion; the records bring it back."""
     for generation in (1, 2, 3):
         await plant.commit(snapshot(generation))
-    real = plant.catalog.entries
+    real = plant.catalog.forgotten
 
-    async def lost(agent: AgentName, **wanted: Any) -> Sequence[Entry]:
+    async def lost(agent: AgentName, generations: Sequence[int]) -> Sequence[int]:
         monkeypatch.undo()
         plant.catalog.__dict__.update(MemoryCatalog().__dict__)
-        return await real(agent, **wanted)
+        return await real(agent, generations)
 
-    monkeypatch.setattr(plant.catalog, "entries", lost)
+    monkeypatch.setattr(plant.catalog, "forgotten", lost)
     await plant.sweeper.start()
 
     assert [1, 2, 3] == plant.recorded()
