@@ -17,6 +17,7 @@ from itertools import count
 from pathlib import Path
 from typing import BinaryIO, Final, Self
 
+from services.chassis.errors import Reason, ServiceError
 from services.segments.disk import sync_folder
 from services.snapshots.disk_work import (
     disk_errors,
@@ -167,6 +168,12 @@ class FileBlobs:
             sync_folder(path.parent)
 
     def _probe(self) -> None:
+        if not self._path(MARK).is_file():
+            raise ServiceError(
+                Reason.STORE_UNAVAILABLE,
+                f"cannot use the blob store {self._root}: its {MARK} is gone; mount it "
+                "or restore it",
+            )
         # Writing something would tell more, and keep an idle disk awake for ever.
         found = os.statvfs(self._root)
         if found.f_flag & os.ST_RDONLY:

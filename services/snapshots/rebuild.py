@@ -1,8 +1,10 @@
 """Rebuilds the catalog of a town from the records in the blob store, when asked to.
 
 Order for each agent: fence its owner → look → what the catalog knows → every record →
-adopt all of it, if nothing changed since the look; else once more. What is on its way
-from the catalog to the blob store, a commit or a change, is carried along.
+adopt all of it, if nothing changed since the look; else once more → write the records
+that are missing. What is on its way from the catalog to the blob store, a commit or a
+change, is carried along. A record that came before the catalog's step could bring back
+what was deleted meanwhile; one that comes after it is a debt like that of a commit.
 """
 
 from __future__ import annotations
@@ -72,11 +74,15 @@ class Rebuilder:
             recent = await self.catalog.recent(agent)
             stored = await stored_records(self.blobs, agent)
             snapshots = merged(recent, stored, self.clock.now())
+            if recent and not stored:
+                # All of it was deleted, or these are not its records: a folder that
+                # is not mounted looks empty too.
+                await self.blobs.check()
             there = set(stored)
-            for snapshot in snapshots:
-                if snapshot not in there:
+            owed = [each for each in snapshots if each not in there]
+            if await self.catalog.adopt(agent, snapshots, state.changes, owed):
+                for snapshot in owed:
                     await record(self.catalog, self.blobs, snapshot)
-            if await self.catalog.adopt(agent, snapshots, state.changes):
                 state, _ = await self.catalog.look(agent)
                 found = Rebuilt(
                     agent, len(snapshots), state.head_generation, state.epoch
@@ -101,13 +107,20 @@ def merged(
     recent: Sequence[Snapshot], stored: Sequence[Snapshot], now: datetime
 ) -> list[Snapshot]:
     """All generations, oldest first, each by its latest record. The blob store decides
-    which there are, but for those whose record may be on its way."""
+    which there are, but for those whose record may be on its way: that were committed
+    a short time ago, or after all that it has, as the head is never deleted alone.
+
+    Of an agent without any record that says nothing. All of it was deleted, maybe since
+    the copy was made that the catalog came back from, and must not come back with it;
+    or it never had a record, and then no commit of it was ever acknowledged.
+    """
     found = {snapshot.generation: snapshot for snapshot in stored}
     newest = max(found, default=0)
     for known in recent:
         there = found.get(known.generation)
         if there is None:
-            if known.generation > newest or known.create_time > now - ON_ITS_WAY:
+            later = 0 < newest < known.generation
+            if later or known.create_time > now - ON_ITS_WAY:
                 found[known.generation] = known
         elif _same(known, there) and known.revision > there.revision:
             found[known.generation] = known

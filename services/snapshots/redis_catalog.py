@@ -239,12 +239,13 @@ class RedisCatalog:
         agent: AgentName,
         snapshots: Sequence[Snapshot],
         changes: int | None = None,
+        owed: Sequence[Snapshot] = (),
     ) -> bool:
         await self._note(agent.town)
         answer = await self._change(
             self._adopt,
             keys(agent, *_OF_ALL, "agents"),
-            redis_values.adoption(agent, snapshots, changes),
+            redis_values.adoption(agent, snapshots, changes, owed),
         )
         return text(answer) == "done"
 

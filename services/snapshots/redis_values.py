@@ -35,12 +35,16 @@ def claimed(claim: Claim) -> list[str]:
 
 
 def adoption(
-    agent: AgentName, snapshots: Sequence[Snapshot], changes: int | None
+    agent: AgentName,
+    snapshots: Sequence[Snapshot],
+    changes: int | None,
+    owed: Sequence[Snapshot],
 ) -> list[str | int]:
     """All that adopt.lua takes over, oldest first."""
     live = [each for each in snapshots if each.deletion is None]
     head = live[-1:]
     recent, ids = snapshots[-RECORDS_KEPT:], snapshots[-UPLOAD_IDS_MAX:]
+    kept = {each.generation: each for each in (*owed, *head, *recent)}
     changed = [each for each in snapshots if each.revision]
     return [
         agent.agent,
@@ -50,7 +54,7 @@ def adoption(
         optional(changes),
         *_counted(member(each) for each in live),
         *_counted(deletion(each) for each in snapshots if each.deletion),
-        *_pairs((each.generation, records.to_json(each)) for each in [*head, *recent]),
+        *_pairs((number, records.to_json(each)) for number, each in kept.items()),
         *_pairs((each.origin.upload_id, each.generation) for each in ids),
         *_pairs((each.generation, mark(each)) for each in changed),
     ]

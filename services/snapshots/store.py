@@ -58,7 +58,7 @@ class BlobStore(Protocol):
         """Names right below the folder, sorted; none if there is no such folder."""
 
     async def check(self) -> None:
-        """Returns if the store can be written to."""
+        """Returns if the store is there, with its mark, and can be written to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,12 +179,14 @@ class Catalog(Protocol):
         agent: AgentName,
         snapshots: Sequence[Snapshot],
         changes: int | None = None,
+        owed: Sequence[Snapshot] = (),
     ) -> bool:
         """Replaces what is known of the agent by all its records, oldest first, and
         leaves it without an owner. False, and nothing, if the catalog is newer.
 
         With `changes` whatever it knew is replaced, as long as they are the changes of
-        now; one that claimed the head that stands stays its owner."""
+        now; one that claimed the head that stands stays its owner. Those of the records
+        that are `owed` to the blob store are kept beside the recent ones."""
 
     async def trim(self, agent: AgentName, snapshots: Sequence[Snapshot]) -> None:
         """Forgets these records, not the generations, as the blob store has them; not

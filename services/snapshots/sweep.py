@@ -199,8 +199,8 @@ class Sweeper:
                 await self._committer.record(snapshot)
                 known.add(snapshot.generation)
                 _log.warning(Event.RECORD_REPAIRED, name=snapshot.name)
-            elif snapshot.hold or snapshot.deletion is not None:
-                # Its record may be the one from before; only few are such.
+            elif snapshot.revision:
+                # Its record may be the one from before; only few were changed.
                 await self._committer.record(snapshot)
         forgotten = await self._catalog.forgotten(agent, sorted(known))
         # Asked again: a catalog that was lost meanwhile says nothing of deletions.

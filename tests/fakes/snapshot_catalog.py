@@ -241,6 +241,7 @@ class MemoryCatalog:
         agent: AgentName,
         snapshots: Sequence[Snapshot],
         changes: int | None = None,
+        owed: Sequence[Snapshot] = (),
     ) -> bool:
         await self._step("adopt")
         state, rebuilds = self._known(agent).state, changes is not None
@@ -268,7 +269,7 @@ class MemoryCatalog:
             ),
             uploads={each.origin.upload_id: each.generation for each in snapshots},
         )
-        for each in (*live[-1:], *snapshots[-RECORDS_KEPT:]):
+        for each in (*live[-1:], *snapshots[-RECORDS_KEPT:], *owed):
             adopted.records[each.generation] = each
         for each in snapshots:
             adopted.enter(each)

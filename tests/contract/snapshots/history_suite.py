@@ -10,7 +10,7 @@ import pytest
 from services.chassis.errors import Reason, ServiceError
 from services.snapshots.generations import AgentState, Claim, Deletion, Snapshot
 from services.snapshots.records import microseconds
-from services.snapshots.store import Catalog, Entry
+from services.snapshots.store import RECORDS_KEPT, Catalog, Entry
 from tests.contract.snapshots.catalog_suite import OTHER, OWNER, commit, reason
 from tests.support.snapshot_values import INSTANCE, NAME, at, snapshot
 
@@ -303,6 +303,16 @@ class HistorySuite:
         assert await catalog.adopt(NAME, [], state.changes)
         state, _ = await catalog.look(NAME)
         assert (3, None, 2) == (state.last, state.head, state.epoch)
+
+    async def test_rebuilding_keeps_what_the_blob_store_lacks(
+        self, catalog: Catalog
+    ) -> None:
+        """However old: until it is written there, it is nowhere else."""
+        made = [snapshot(n) for n in range(1, RECORDS_KEPT + 4)]
+
+        assert await catalog.adopt(NAME, made, 0, made[:1])
+
+        assert [made[0], None, made[3]] == await catalog.records(NAME, [1, 2, 4])
 
     async def test_rebuilding_overwrites_no_change(
         self, catalog: Catalog, three: list[Snapshot]

@@ -130,6 +130,17 @@ class TestFileBlobs(BlobStoreSuite):
 
         assert reason is refused.value.reason
 
+    async def test_a_missing_mark_fails_the_check(
+        self, store: FileBlobs, tmp_path: Path
+    ) -> None:
+        """A folder that is not mounted any more is no empty store."""
+        (tmp_path / "blobs" / MARK).unlink()
+
+        with pytest.raises(ServiceError) as refused:
+            await store.check()
+
+        assert Reason.STORE_UNAVAILABLE is refused.value.reason
+
     async def test_a_bad_sector(
         self, store: FileBlobs, source: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -144,21 +144,19 @@ class Life:
         changes = self.states[agent].changes
         expected = self.source.choice([None, changes, changes, changes + 1])
         taken = f"adopted-{self.source.randrange(10**9)}"
-        return "adopt", (
-            [
-                snapshot(
-                    n,
-                    agent=agent,
-                    origin=Origin(f"{taken}-{n}"),
-                    epoch=n % 4,
-                    revision=n % 2,
-                    hold=n % 8 == 7,
-                    deletion=self._deletion() if n % 5 == 3 else None,
-                )
-                for n in stored
-            ],
-            expected,
-        )
+        found = [
+            snapshot(
+                n,
+                agent=agent,
+                origin=Origin(f"{taken}-{n}"),
+                epoch=n % 4,
+                revision=n % 2,
+                hold=n % 8 == 7,
+                deletion=self._deletion() if n % 5 == 3 else None,
+            )
+            for n in stored
+        ]
+        return "adopt", (found, expected, found[::2])
 
     def _forget(self, agent: AgentName) -> tuple[str, tuple[Any, ...]]:
         last = self.states[agent].last

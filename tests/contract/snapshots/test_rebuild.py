@@ -19,6 +19,7 @@ from tests.contract.snapshots.test_deletions import numbers
 from tests.contract.snapshots.test_edits import update
 from tests.fakes.snapshot_catalog import MemoryCatalog
 from tests.support.clock import ManualClock
+from tests.support.faults import failing
 from tests.support.snapshot_errors import reason_of, refusal
 from tests.support.snapshot_frames import NAME, Client
 from tests.support.snapshot_values import at, snapshot
@@ -156,6 +157,72 @@ async def test_a_deletion_under_way_is_not_undone(
     assert ("NOT_FOUND", "SNAPSHOT_NOT_FOUND") == await reason_of(saves.client.get(2))
 
 
+async def test_a_deletion_before_the_last_records_is_not_undone(
+    world: World, saves: Saves, operator: Client
+) -> None:
+    """All is deleted after the catalog's step, before the missing record is written."""
+    await saves.base()
+    del world.blobs.blobs[records.record_key(AGENT, 1)]
+    world.blobs.pause.at("create")
+    rebuilding = asyncio.create_task(reindex(operator))
+    await world.blobs.pause.arrived()
+    assert 1 == await saves.client.delete("-", epoch=2)
+    world.blobs.pause.go_on()
+
+    await rebuilding
+
+    assert [done(NAME, 0, 0, 3)] == await reindex(operator)
+    assert [] == numbers(await saves.client.list(show_deleted=True))
+
+
+async def test_a_refused_try_writes_nothing(
+    world: World, saves: Saves, operator: Client
+) -> None:
+    """A record that the catalog's step has not seen could undo what comes between."""
+    await saves.base()
+    del world.blobs.blobs[records.record_key(AGENT, 1)]
+    before = dict(world.blobs.blobs)
+
+    def change(method: str) -> None:
+        if method == "adopt":
+            world.catalog._agents[AGENT].change()
+
+    world.catalog.before = change
+
+    assert ("UNAVAILABLE", "STORE_UNAVAILABLE") == await reason_of(reindex(operator))
+    assert before == world.blobs.blobs
+
+
+async def test_a_deleted_agent_does_not_come_back_with_a_copy(
+    world: World, clock: ManualClock, saves: Saves, operator: Client
+) -> None:
+    """A catalog from before the deletion of all knows what no record tells of."""
+    await saves.base()
+    copy = MemoryCatalog()
+    await copy.adopt(AGENT, list(await world.catalog.recent(AGENT)))
+    await saves.client.delete("-", epoch=1)
+    world.catalog.__dict__.update(copy.__dict__)
+    clock.advance(ON_ITS_WAY.total_seconds() + 1)
+
+    assert [done(NAME, 0, 0, 2)] == await reindex(operator)
+
+    assert [] == numbers(await saves.client.list(show_deleted=True))
+    assert [] == await stored_records(world.blobs, AGENT)
+
+
+async def test_a_store_that_is_away_deletes_nothing(
+    world: World, clock: ManualClock, saves: Saves, operator: Client
+) -> None:
+    """A folder that is not mounted looks like one from which all was deleted."""
+    await saves.base()
+    world.blobs.blobs.clear()
+    clock.advance(ON_ITS_WAY.total_seconds() + 1)
+    world.blobs.before = failing("check")
+
+    assert ("UNAVAILABLE", "STORE_UNAVAILABLE") == await reason_of(reindex(operator))
+    assert [1] == numbers(await saves.client.list())
+
+
 async def test_one_rotten_record_is_told_of(
     world: World, saves: Saves, operator: Client
 ) -> None:
@@ -210,6 +277,12 @@ class TestMerged:
         stored, other = snapshot(1), snapshot(1, revision=5)
 
         assert [stored] == merged([other], [stored], NOW)
+
+    def test_an_agent_without_a_record(self) -> None:
+        """Only what is too young to have one is there."""
+        known = [snapshot(n) for n in (1, 2, 3)]
+
+        assert known[2:] == merged(known, [], at(2) + ON_ITS_WAY)
 
     def test_what_may_be_on_its_way(self) -> None:
         """Newer than all that is stored, or just committed."""

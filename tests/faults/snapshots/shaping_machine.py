@@ -13,6 +13,8 @@ from services.chassis.names import AgentName
 from services.snapshots.amendment import Amendment
 from services.snapshots.assembly import Parts
 from services.snapshots.generations import Claim
+from services.snapshots.rebuild import ON_ITS_WAY
+from services.snapshots.reindex import stored_generations
 from tests.faults.snapshots.machine import (
     AGENTS,
     SnapshotMachine,
@@ -148,7 +150,10 @@ class ShapingMachine(SnapshotMachine):
     def rebuild(self, agent: AgentName, fault: Struck) -> None:
         """The catalog is made anew: its owner is fenced, and that is all."""
         model = self.model[agent]
+        recorded = self.run(stored_generations(self.blobs, agent))
         found = self.attempt(lambda: self.parts.rebuilder.agent(agent), fault)
+        if not recorded:
+            self.unacknowledged(agent)
         state = self.run(self.parts.shelf.state(agent))
         owner = Claim(state.epoch, state.instance, state.boot_id)
         if isinstance(found, ServiceError):
@@ -162,6 +167,15 @@ class ShapingMachine(SnapshotMachine):
                 owner.boot_id,
             )
         model.owner = owner
+
+    def unacknowledged(self, agent: AgentName) -> None:
+        """What is old and never had a record may be gone; so the agent had none."""
+        model, hidden = self.model[agent], self.hidden[agent]
+        for number in {*model.kept, *hidden} - self.existing(agent):
+            kept = model.kept.pop(number, None) or hidden.pop(number)[0]
+            age_s = self.clock.monotonic() - kept.made_at_s
+            assert age_s >= ON_ITS_WAY.total_seconds(), f"{number} of {agent} is gone"
+        model.head = max(model.kept, default=0)
 
     def thinned(self) -> None:
         """And never what is held, or deleted a short time ago."""

@@ -115,12 +115,13 @@ class TestStart:
         [
             pytest.param({"hold": True}, id="held"),
             pytest.param({"deletion": Deletion(at(9), at(99))}, id="deleted"),
+            pytest.param({}, id="labelled"),
         ],
     )
     async def test_writes_what_a_change_left_out(
         self, plant: Plant, changes: dict[str, Any]
     ) -> None:
-        """A crash between a hold or deletion and its record leaves one to write."""
+        """A crash between a change and its record leaves one to write."""
         made = snapshot(1)
         await plant.commit(made)
         await plant.commit(snapshot(2))
