@@ -133,10 +133,18 @@ class Scrubber:
         """Names without a segment are marked, marks without a name forgotten."""
         named = await named_segments(town, self._catalog, self._blobs)
         stored = set(await stored_segments(town, self._blobs))
-        for digest in sorted(named - stored):
-            if await self._found(town, digest) is Found.GONE:
-                SEGMENTS_SCRUBBED.labels(Found.GONE).inc()
-                await self._mark(town, digest, Found.GONE)
+        gone = {
+            digest
+            for digest in named - stored
+            if await self._found(town, digest) is Found.GONE
+        }
+        if gone:
+            # Retention, deletions and compactions go on beside this: what they took
+            # since the names were read is named no more.
+            gone &= await named_segments(town, self._catalog, self._blobs)
+        for digest in sorted(gone):
+            SEGMENTS_SCRUBBED.labels(Found.GONE).inc()
+            await self._mark(town, digest, Found.GONE)
         await self._rot.heal(town, self._rot.of(town) - named)
 
     async def _found(self, town: str, digest: bytes) -> Found:

@@ -8,12 +8,15 @@ import pytest
 
 from services.chassis.errors import Reason, ServiceError
 from services.snapshots import records
+from services.snapshots import scrub as scrub_module
+from services.snapshots.collection import stored_segments
 from services.snapshots.generations import Snapshot
 from services.snapshots.rot import PARTS, STEPS, Place, due
+from services.snapshots.store import BlobStore
 from tests.support import segments as made
 from tests.support.snapshot_values import NAME, segment
 from tests.support.tokens import TOWN
-from tests.unit.snapshots.test_compactor import Writer
+from tests.unit.snapshots.test_compactor import OWNER, Writer
 from tests.unit.snapshots.test_sweep import WEEK_S
 
 WEEK_US = round(WEEK_S * 1_000_000)
@@ -110,6 +113,24 @@ async def test_what_was_lost_is_healed_by_the_next_save(
     saved = await save_as_a_supervisor(writer)
     assert 1 == len(saved.content.segments)
     assert 2 == len((await save_as_a_supervisor(writer)).content.segments)
+
+
+async def test_what_is_collected_meanwhile_is_no_loss(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All is deleted after the scrub has read what the records name."""
+
+    async def collected(town: str, blobs: BlobStore) -> list[bytes]:
+        await writer.parts.shelf.delete(NAME, None, OWNER, None)
+        await writer.parts.sweeper.sweep()
+        return await stored_segments(town, blobs)
+
+    monkeypatch.setattr(scrub_module, "stored_segments", collected)
+
+    await scrub(writer)
+
+    assert {} == writer.plant.blobs.blobs
+    assert set() == await marks(writer)
 
 
 async def test_a_good_copy_takes_the_mark_away(writer: Writer, tmp_path: Path) -> None:
