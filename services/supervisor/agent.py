@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
+from functools import partial
 from typing import Final
 
 import structlog
@@ -72,7 +73,7 @@ class Agent(Holding):
             if self.run is None:
                 raise no_run(self.name)
             await self._halt(grace_s, "stopped")
-            if self.run.state is State.FAILED and self._claim is None:
+            if self._claim is None and self.run.state is not State.EXITED:
                 await self._take_to_end()
             await self._release("stopped")
             self._exited("stopped")
@@ -103,17 +104,7 @@ class Agent(Holding):
             claim = self._claim
             if self.epoch != epoch or claim is None:
                 return
-            renewed = await self._renewed(claim)
-            if renewed is None:
-                await self._lose(why)
-                return
-            log.warning("agent.lease_renewed", agent=str(self.name), why=why)
-            ending = self._ending
-            await self._end_at_once()
-            if ending is None:
-                await self._bring_back(renewed)
-            else:
-                await self._save_out(renewed, ending)
+            await self._renew(claim, partial(self._go_on, self._ending, why))
 
     async def save(self) -> Saver:
         """Everything committed before this call is durable when it returns."""
@@ -155,19 +146,17 @@ class Agent(Holding):
 
     # Everything below runs under the lock.
 
-    async def _take(self) -> Claim:
-        # A release that is still to be told would end the run that now begins.
-        await self._around.tell_release(self.name)
-        return (await self._around.registry.claim([self.name]))[0]
-
-    async def _take_to_end(self) -> None:
-        """A start that failed gave its lease back; the intent to run stands still, and
-        the next boot would follow it."""
-        try:
-            self._claim = await self._take()
-        except ServiceError as error:
-            if error.code.name in {"UNAVAILABLE", "DEADLINE_EXCEEDED"}:
-                raise  # of the rest each says that nothing of it is ours to end
+    async def _go_on(self, ending: str | None, why: str, renewed: Claim | None) -> None:
+        """After a fence, with what there was to do."""
+        if renewed is None:
+            await self._lose(why)
+            return
+        log.warning("agent.lease_renewed", agent=str(self.name), why=why)
+        await self._end_at_once()
+        if ending is None:
+            await self._bring_back(renewed)
+        else:
+            await self._save_out(renewed, ending)
 
     async def _bring_back(self, claim: Claim) -> None:
         """Starts the agent; tries again until it runs."""
@@ -279,9 +268,16 @@ class Agent(Holding):
                         why=error.message,
                     )
                     if error.reason is Reason.LEASE_FENCED:
-                        # Kept: heartbeats must show the epoch that the lease has now.
-                        claim = await self._renewed(claim) or claim
-                        self._claim = claim
+                        again = partial(self._try_again, claim, crashes)
+                        await self._renew(claim, again)
+                        return
+
+    async def _try_again(
+        self, claim: Claim, crashes: Crashes, renewed: Claim | None
+    ) -> None:
+        # Kept: heartbeats must show the epoch that the lease has now.
+        self._claim = renewed or claim
+        self._errand.begin(self._restart(self._claim, crashes))
 
     async def _save_out(self, claim: Claim, end_reason: str) -> None:
         """What an end has left to save, under another epoch; nothing is started."""

@@ -4,7 +4,9 @@ them is let go."""
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Final, TypeAlias
 
 import structlog
 
@@ -14,12 +16,17 @@ from services.supervisor.errand import Errand
 from services.supervisor.live import LiveRun
 from services.supervisor.output import OutputBuffer
 from services.supervisor.registry_client import Evidence
-from services.supervisor.run import Run, State
+from services.supervisor.run import Run, State, backoff_s
 from services.supervisor.saver import Saver
 from services.supervisor.specs import Claim
 from services.supervisor.surroundings import Surroundings
 
 log = structlog.get_logger()
+
+# What the registry says when it is away; all else is about the agent.
+_PASSING: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED"})
+# With the next lease, or with none.
+GoOn: TypeAlias = Callable[[Claim | None], Awaitable[None]]
 
 
 class Holding:
@@ -101,10 +108,24 @@ class Holding:
             await saver.close()
         return saver
 
-    async def _renewed(self, claim: Claim) -> Claim | None:
-        """The lease under its next epoch, if the registry says that it is ours still:
-        so nobody else has run the agent. None if it is not, or nobody can say."""
-        registry = self._around.registry
+    async def _take(self) -> Claim:
+        # A release that is still to be told would end the run that now begins.
+        await self._around.tell_release(self.name)
+        return (await self._around.registry.claim([self.name]))[0]
+
+    async def _take_to_end(self) -> None:
+        """A start that failed gave its lease back; the intent to run stands still, and
+        the next boot would follow it."""
+        try:
+            self._claim = await self._take()
+        except ServiceError as error:
+            if error.code.name in _PASSING:
+                raise  # of the rest each says that nothing of it is ours to end
+
+    async def _renew(self, claim: Claim, go_on: GoOn) -> None:
+        """Goes on under the next epoch of the lease, if the registry says that it is
+        ours still: so nobody else has run the agent. With none if it is not, or nobody
+        can say. A registry that goes away between the two leases is waited for."""
         shown = Evidence(
             self.name,
             claim.epoch,
@@ -113,12 +134,51 @@ class Holding:
             failed_starts=self.failed_starts,
         )
         try:
-            if self.name in (await registry.heartbeat([shown])).lost:
-                return None
-            await registry.release(self.name, claim.epoch)
+            lost = self.name in (await self._around.registry.heartbeat([shown])).lost
+        except ServiceError as error:
+            log.warning("agent.claim_failed", agent=str(self.name), why=error.message)
+            lost = True
+        if lost:
+            await go_on(None)
+            return
+        try:
+            renewed = await self._next_lease(claim.epoch)
+        except ServiceError as error:
+            # It may be nobody's now: nothing runs until it is ours again, and no
+            # heartbeat may show it, to hear that it is lost.
+            await self._end_at_once()
+            self._claim = None
+            if self.run is not None:
+                self.run.error, self.run.state = error.message, State.BACKOFF
+            self._errand.begin(self._wait_for_lease(claim.epoch, go_on))
+            return
+        await go_on(renewed)
+
+    async def _wait_for_lease(self, epoch: int, go_on: GoOn) -> None:
+        """The lock is free between the tries: a stop ends them."""
+        failures = 0
+        while True:
+            failures += 1
+            await asyncio.sleep(backoff_s(failures))
+            async with self._lock:
+                try:
+                    renewed = await self._next_lease(epoch)
+                except ServiceError:
+                    continue
+                await go_on(renewed)
+                return
+
+    async def _next_lease(self, epoch: int) -> Claim | None:
+        """Gives this one back for it; None if it is another's. Raises what is passing;
+        may be repeated."""
+        registry = self._around.registry
+        try:
+            await registry.release(self.name, epoch)
             return (await registry.claim([self.name]))[0]
         except ServiceError as error:
             log.warning("agent.claim_failed", agent=str(self.name), why=error.message)
+            if error.code.name in _PASSING:
+                raise
             return None
 
     def _exited(self, reason: str) -> None:

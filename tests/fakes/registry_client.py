@@ -25,11 +25,15 @@ class FakeRegistry:
     waiting: list[InboxMessage] = field(default_factory=list)
     acknowledged: list[tuple[str, Outcome, int]] = field(default_factory=list)
     settled: asyncio.Event = field(default_factory=asyncio.Event)
-    lost: tuple[AgentName, ...] = ()  # what the next heartbeat says
+    lost: tuple[AgentName, ...] = ()  # what the next heartbeat says as well
     deaf: bool = False  # releases do not reach it
 
     async def heartbeat(self, runs: Iterable[Evidence]) -> Pulse:
-        return Pulse(10.0, self.lost, ())
+        others = tuple(run.agent for run in runs if not self._is_of(run))
+        return Pulse(10.0, self.lost + others, ())
+
+    def _is_of(self, run: Evidence) -> bool:
+        return run.agent in self.held and run.epoch == self.epochs[run.agent]
 
     async def claim(self, agents: Iterable[AgentName] = ()) -> list[Claim]:
         names = list(agents) or [n for n in self.specs if n not in self.ended]

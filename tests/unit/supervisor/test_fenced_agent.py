@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
 import pytest
 
 from services.chassis.errors import Reason, ServiceError
+from services.chassis.names import AgentName
 from services.supervisor.agent import Agent
 from services.supervisor.run import Run, State
-from services.supervisor.specs import AgentSpec, Role
+from services.supervisor.specs import AgentSpec, Claim, Role
 from tests.fakes.registry_client import FakeRegistry
 from tests.fakes.runtime import FakeRuntime
 from tests.fakes.snapshots_client import FakeSnapshots
@@ -119,6 +120,102 @@ async def test_epochs_that_are_far_ahead_are_reached(
     assert [] == asides(world)
     assert shown
     assert [] == [one for one in shown if one[0] != one[1]]
+
+
+def away_between_two_leases(
+    world: World, tries: int, then: Reason | None = None, epoch: int = 1
+) -> None:
+    """The registry takes the lease of this epoch back, and does not answer so many
+    claims; the one after those it answers, or refuses."""
+    claim, left = world.registry.claim, tries
+
+    async def claimed(agents: Iterable[AgentName] = ()) -> list[Claim]:
+        nonlocal left
+        if left and world.registry.epochs[NAME] == epoch:
+            left -= 1
+            raise ServiceError(Reason.SERVICE_UNAVAILABLE, "cannot reach the registry")
+        if then is not None:
+            raise ServiceError(then, "cannot claim")
+        return await claim(agents)
+
+    world.registry.claim = claimed  # type: ignore[method-assign]
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.supervisor.holding.backoff_s", lambda failures: 0.0)
+    monkeypatch.setattr("services.supervisor.agent.backoff_s", lambda failures: 0.0)
+
+
+async def test_the_next_lease_is_waited_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has the agent meanwhile, so nobody but us would bring it back; a heartbeat
+    that showed the old lease would be told that it is lost."""
+    shown = list[bool]()
+    agent = await world.boot()
+
+    def backoff_s(failures: int) -> float:
+        shown.append(agent.holds_lease)
+        return 0.0
+
+    monkeypatch.setattr("services.supervisor.holding.backoff_s", backoff_s)
+    first = await fenced(world, agent)
+    away_between_two_leases(world, 3)
+
+    with pytest.raises(ServiceError):
+        await agent.save()
+    await wait_until(lambda: runs(agent, first.epoch + 1))
+
+    assert ["saved", "unsaved"] == world.runtime.handle.said()[-2:]
+    assert ([], [False] * 3) == (asides(world), shown)
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_a_start_waits_for_it_too(world: World) -> None:
+    """The epoch that is tried next is refused as well."""
+    agent = await world.boot()
+    await fenced(world, agent, 3)
+    away_between_two_leases(world, 2, epoch=2)
+
+    with pytest.raises(ServiceError):
+        await agent.save()
+
+    await wait_until(lambda: runs(agent, 4))
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_another_may_have_it_by_then(world: World) -> None:
+    """Then that one goes on with it, and nothing of ours runs."""
+    agent = await world.boot()
+    await fenced(world, agent)
+    away_between_two_leases(world, 2, Reason.LEASE_HELD)
+
+    with pytest.raises(ServiceError):
+        await agent.save()
+    await wait_until(lambda: agent.run is not None and agent.run.state is State.FAILED)
+
+    assert (True, 1) == (world.runtime.handle.ended, len(world.runtime.handles))
+    assert not agent.holds_lease
+
+
+async def test_a_stop_ends_the_waiting(world: World) -> None:
+    """It needs no registry to end the process, and the intent when that is back."""
+    agent = await world.boot()
+    await fenced(world, agent)
+    claim = world.registry.claim
+    away_between_two_leases(world, 2)
+    with pytest.raises(ServiceError):
+        await agent.save()
+    await wait_until(lambda: agent.run is not None and agent.run.state is State.BACKOFF)
+
+    with pytest.raises(ServiceError, match="reach the registry"):
+        await agent.stop(0.1)
+    world.registry.claim = claim  # type: ignore[method-assign]
+    run = await agent.stop(0.1)
+
+    assert ({NAME: "stopped"}, State.EXITED) == (world.registry.ended, run.state)
+    assert (True, 1) == (world.runtime.handle.ended, len(world.runtime.handles))
 
 
 @pytest.mark.parametrize("way", ["stop", "leave"])
