@@ -17,6 +17,8 @@ from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import check_id
 
 ANY_TOWN: Final = "*"
+# The name of all towns, where a call takes one: for those whose token reaches all.
+EVERY_TOWN: Final = "towns/-"
 # Kinds of collection that a name may have below a town; see names.py.
 _AGENTS: Final = "agents"
 # Depth of the deepest name, `towns/t/agents/a/runs/r`.
@@ -30,6 +32,12 @@ class Kind(StrEnum):
     AGENT = "agent"
     USER = "user"
     OPERATOR = "operator"
+    # A service of the plane, which must know what was revoked, and nothing else.
+    SERVICE = "service"
+
+
+# Kinds that a token can make good for every town.
+EVERYWHERE: Final = frozenset({Kind.OPERATOR, Kind.SERVICE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +52,11 @@ class Caller:
     token_id: str
     issued_at: datetime
     expires_at: datetime
-    # The town's token generation when the token was made; older ones can be revoked.
+    # Tokens below a town's token generation are revoked: the second of issue, unless
+    # whoever minted counted otherwise.
     generation: int = 0
+    # The one run of the agent that an agent's token was issued for.
+    run: str = ""
 
     @property
     def town(self) -> str:
@@ -59,7 +70,7 @@ class Caller:
         )
 
     def reaches(self, town: str) -> bool:
-        if self.kind is Kind.OPERATOR and ANY_TOWN in self.towns:
+        if self.kind in EVERYWHERE and ANY_TOWN in self.towns:
             return True
         return town in self.towns
 
@@ -151,6 +162,8 @@ def authorize_names(caller: Caller, rule: Rule, names: Iterable[str]) -> None:
 
 def town_and_agent(name: str) -> tuple[str, str | None]:
     """The town, and the agent if any, that a resource name of any kind lies in."""
+    if name == EVERY_TOWN:
+        return ANY_TOWN, None
     parts = name.split("/")
     if parts[0] != "towns" or len(parts) % 2 or len(parts) > _SEGMENTS_MAX:
         raise ServiceError(

@@ -11,12 +11,13 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import jwt
 
 from services.chassis.access import (
     ANY_TOWN,
+    EVERYWHERE,
     OPEN,
     Caller,
     Kind,
@@ -29,8 +30,9 @@ from services.chassis.access import (
 from services.chassis.clock import Clock, SystemClock
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.key_sources import DirectoryKeys, KeySource, UrlKeys
-from services.chassis.keys import ALGORITHM, AUDIENCE, to_jwks
+from services.chassis.keys import ALGORITHM, AUDIENCE, LIFE_MAX_S, to_jwks
 from services.chassis.names import check_id
+from services.chassis.revocations import RevocationList, Revocations
 
 __all__ = [
     "ANY_TOWN",
@@ -61,37 +63,6 @@ _UNREADABLE: Final = (
     OverflowError,
     RecursionError,
 )
-
-
-class Revocations(Protocol):
-    """Which verified tokens are worthless all the same."""
-
-    def revoked(self, caller: Caller) -> bool:
-        """Whether the caller's token was revoked; must not block."""
-
-
-class RevocationList:
-    """Revocations by town, as a service last heard of them."""
-
-    def __init__(self) -> None:
-        self._token_ids: dict[str, frozenset[str]] = {}
-        self._oldest_good: dict[str, int] = {}
-
-    def update(self, town: str, token_ids: frozenset[str], generation: int) -> None:
-        """Replaces what is known of a town; generations below the given are dead."""
-        self._token_ids[town] = token_ids
-        self._oldest_good[town] = generation
-
-    def revoked(self, caller: Caller) -> bool:
-        towns = self._token_ids if ANY_TOWN in caller.towns else caller.towns
-        return any(
-            caller.token_id in self._token_ids.get(town, ())
-            or (
-                caller.kind is not Kind.OPERATOR
-                and caller.generation < self._oldest_good.get(town, 0)
-            )
-            for town in towns
-        )
 
 
 class Verifier:
@@ -152,11 +123,25 @@ class Verifier:
             caller = await self._prove(token)
             self._remember(digest, caller)
         self._check_time(caller)
+        self.check_revoked(caller)
+        return caller
+
+    def check_revoked(self, caller: Caller) -> None:
+        """Raises TOKEN_REVOKED; what lasts asks again and again."""
         if self._revocations.revoked(caller):
             raise ServiceError(
                 Reason.TOKEN_REVOKED, "cannot use a revoked token: get a new one"
             )
-        return caller
+
+    async def check_known(self) -> None:
+        """Raises while nobody can be let in; for health."""
+        if self._revocations.unknown:
+            raise ServiceError(Reason.KEYS_UNAVAILABLE, self._revocations.complaint())
+
+    async def check_following(self) -> None:
+        """Raises while it is not known what was revoked lately; for health."""
+        if complaint := self._revocations.complaint():
+            raise ServiceError(Reason.KEYS_UNAVAILABLE, complaint)
 
     def _remember(self, digest: bytes, caller: Caller) -> None:
         self._remembered[digest] = caller
@@ -242,6 +227,10 @@ def _caller(claims: Mapping[str, Any], token: str) -> Caller:
     if not isinstance(generation, int) or isinstance(generation, bool):
         raise ValueError("gen")
     user = claims.get("userId")
+    issued_at, expires_at = _time(claims["iat"]), _time(claims["exp"])
+    if (expires_at - issued_at).total_seconds() > LIFE_MAX_S:
+        # Nobody would remember for so long that it was revoked.
+        raise ValueError("exp")
     return Caller(
         kind=kind,
         towns=_towns(claims, kind),
@@ -249,9 +238,10 @@ def _caller(claims: Mapping[str, Any], token: str) -> Caller:
         agent=agent,
         user=_text(claims, "userId") if kind is Kind.USER or user else None,
         token_id=str(claims.get("jti") or hashlib.sha256(token.encode()).hexdigest()),
-        issued_at=_time(claims["iat"]),
-        expires_at=_time(claims["exp"]),
-        generation=generation,
+        issued_at=issued_at,
+        expires_at=expires_at,
+        generation=generation or int(claims["iat"]),
+        run=_text(claims, "runId") if claims.get("runId") is not None else "",
     )
 
 
@@ -269,7 +259,7 @@ def _towns(claims: Mapping[str, Any], kind: Kind) -> frozenset[str]:
         towns = [claims.get("townId")]
     if not isinstance(towns, list) or not towns:
         raise ValueError("towns")
-    if kind is Kind.OPERATOR and towns == [ANY_TOWN]:
+    if kind in EVERYWHERE and towns == [ANY_TOWN]:
         return frozenset(towns)
     return frozenset(_id(town, "town") for town in towns)
 

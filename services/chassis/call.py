@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -73,7 +73,14 @@ class Requests(AsyncIterator[Any]):
         return decoded(self._call, self._decode, raw)
 
 
-async def pump(call: Call, responses: Any, encode: Any, context: Context) -> None:
+async def pump(
+    call: Call,
+    responses: Any,
+    encode: Any,
+    context: Context,
+    check: Callable[[Caller], None],
+) -> None:
+    """Writes all responses; `check` raises once the caller may have no more."""
     # Closed here and now, whatever ends the call: left to the garbage collector, a
     # generator of a cut call would hold its files and locks for a while.
     async with aclosing(responses):
@@ -84,6 +91,9 @@ async def pump(call: Call, responses: Any, encode: Any, context: Context) -> Non
                 await _write_whole(context, raw)
             else:
                 await context.write(raw)
+            # Afterwards: who follows what is revoked must hear of itself.
+            if call.caller is not None:
+                check(call.caller)
 
 
 async def _write_whole(context: Context, raw: bytes) -> None:

@@ -7,7 +7,7 @@ which is when every check passes. Probes use the first for life, the second for 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
 
 import grpc
@@ -47,13 +47,20 @@ class Health:
     def __init__(self, service_names: Iterable[str]) -> None:
         self.servicer = _Servicer()
         self.failing: dict[str, str] = {}
+        self.noted: dict[str, str] = {}
         self._names = tuple(service_names)
         self._checks: dict[str, Check] = {}
+        self._notes: dict[str, Check] = {}
         self._task: asyncio.Task[None] | None = None
 
     def register(self, name: str, check: Check) -> None:
         """Adds a check; it fails by raising, and must not change anything."""
         self._checks[name] = check
+
+    def note(self, name: str, check: Check) -> None:
+        """Adds a check of something that the services do their work without: it is
+        told under its own name, and makes nobody stop calling."""
+        self._notes[name] = check
 
     @property
     def ready(self) -> bool:
@@ -78,18 +85,24 @@ class Health:
             await self._look()
 
     async def _look(self) -> None:
-        results = await asyncio.gather(*map(_problem, self._checks.values()))
-        failing = {}
-        for name, problem in zip(self._checks, results, strict=True):
-            HEALTHY.labels(name).set(0 if problem else 1)
-            if problem:
-                failing[name] = problem
-        if failing.keys() != self.failing.keys():
-            _log.warning(Event.HEALTH_CHANGED, failing=failing)
-        self.failing = failing
-        status = _NOT_SERVING if failing else _SERVING
+        failing, noted = await _failing(self._checks), await _failing(self._notes)
+        if (failing.keys(), noted.keys()) != (self.failing.keys(), self.noted.keys()):
+            _log.warning(Event.HEALTH_CHANGED, failing=failing | noted)
+        self.failing, self.noted = failing, noted
         for name in self._names:
-            await self.servicer.set(name, status)
+            await self.servicer.set(name, _NOT_SERVING if failing else _SERVING)
+        for name in self._notes:
+            await self.servicer.set(name, _NOT_SERVING if name in noted else _SERVING)
+
+
+async def _failing(checks: Mapping[str, Check]) -> dict[str, str]:
+    results = await asyncio.gather(*map(_problem, checks.values()))
+    failing = {}
+    for name, problem in zip(checks, results, strict=True):
+        HEALTHY.labels(name).set(0 if problem else 1)
+        if problem:
+            failing[name] = problem
+    return failing
 
 
 async def _problem(check: Check) -> str:

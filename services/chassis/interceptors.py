@@ -59,6 +59,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     ) -> None:
         self._policy = policy
         self._verifier = verifier
+        self._check_revoked = verifier.check_revoked
         self._gate = gate
         self._wrapped: dict[str, Handler] = {}
 
@@ -90,7 +91,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 if writes_itself:
                     return await inner(request, context)
                 if streams_out:
-                    return await pump(call, inner(request, context), encode, context)
+                    responses, check = inner(request, context), self._check_revoked
+                    return await pump(call, responses, encode, context, check)
                 return encoded(call, encode, await inner(request, context))
 
             return await self._in_context(method, context, work)

@@ -19,7 +19,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from services.chassis import key_files
-from services.chassis.access import ANY_TOWN, Kind
+from services.chassis.access import ANY_TOWN, EVERYWHERE, Kind
 from services.chassis.clock import Clock, SystemClock
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.jwks import ALGORITHM, PublicKeys, parse_jwks, to_jwks
@@ -40,6 +40,8 @@ __all__ = [
 
 AUDIENCE: Final = "townkeeper"
 DEFAULT_TTL_S: Final = 8 * 3600.0
+# Longer lives are refused: that a token is revoked must be remembered for as long.
+LIFE_MAX_S: Final = 366 * 24 * 3600.0
 JWKS_FILE: Final = "jwks.json"
 # A service that follows us through another one asks every five minutes, as that one
 # does; each may lose a try.
@@ -172,12 +174,16 @@ class KeyRing:
         rig: str | None = None,
         agent: str | None = None,
         user: str | None = None,
+        run: str | None = None,
         ttl_s: float = DEFAULT_TTL_S,
-        generation: int = 0,
+        generation: int | None = None,
     ) -> str:
-        """A signed token; `towns` is for operators and users, `*` for operators."""
+        """A signed token; `towns` is for operators and users, `*` for operators and
+        services."""
         reach = [*([town] if town else []), *towns]
         _check_claims(kind, reach, rig, agent, user)
+        if ttl_s > LIFE_MAX_S:
+            raise _wrong("cannot mint a token for more than 366 days: give it less")
         now = self.clock.now()
         expires = now + timedelta(seconds=ttl_s)
         claims: dict[str, Any] = {
@@ -189,6 +195,7 @@ class KeyRing:
             "gen": generation,
             "rigId": rig,
             "agentId": agent,
+            "runId": run,
             "userId": user,
         }
         claims |= {"towns": reach} if kind in _MANY_TOWNS else {"townId": reach[0]}
@@ -213,7 +220,7 @@ class KeyRing:
         return to_jwks({kid: key.public_key() for kid, key in self.keys})
 
 
-_MANY_TOWNS: Final = frozenset({Kind.USER, Kind.OPERATOR})
+_MANY_TOWNS: Final = frozenset({Kind.USER, *EVERYWHERE})
 
 
 def _check_claims(
@@ -228,8 +235,11 @@ def _check_claims(
     for town in towns:
         if town != ANY_TOWN:
             check_id(town, "town")
-        elif kind is not Kind.OPERATOR:
-            raise _wrong("cannot mint a token for all towns: only operators have them")
+        elif kind not in EVERYWHERE:
+            raise _wrong(
+                f"cannot mint a {kind} token for all towns: only operators and "
+                "services have them"
+            )
     if kind is Kind.AGENT:
         check_id(agent or "", "agent")
         check_id(rig or "", "rig")

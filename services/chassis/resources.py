@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 _NAMES: Final = frozenset({"name", "parent"})
 # These hold one, or a bare id that says nothing about the town.
 _MAYBE_NAMES: Final = frozenset(
-    {"agent", "agents", "instance", "instances", "names", "source", "target"}
+    {"agent", "agents", "instance", "instances", "names", "runs", "source", "target"}
 )
 # Messages that carry the name for the request around them.
 _CARRIERS: Final = frozenset({"header", "agent", "instance", "snapshot"})

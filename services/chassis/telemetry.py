@@ -71,6 +71,9 @@ class Event(StrEnum):
     SCRUB_FAILED = "scrub.failed"
     STORE_AWAY = "store.away"
     HINTS_BROKEN = "hints.broken"
+    REVOCATIONS_STALE = "revocations.stale"
+    REVOCATIONS_FOLLOWED = "revocations.followed"
+    REVOCATIONS_UNKNOWN = "revocations.unknown"
 
 
 REGISTRY: Final = CollectorRegistry()

@@ -16,7 +16,7 @@ from services.cli.layout import DataDir, Endpoints, Marking
 from services.cli.ownership import Lock, Record
 from services.cli.plane import Plane
 from services.cli.problems import Problem
-from services.cli.programs import CONTAINER_TOKEN_TTL_S, Addresses, make_programs
+from services.cli.programs import TOKEN_TTL_S, Addresses, make_programs
 from services.cli.settings import embedded_settings
 
 Notice = Callable[[str], None]
@@ -100,7 +100,7 @@ def _make_plane(
     notice: Notice,
 ) -> Plane:
     # Here and not at the top: the other commands start faster without.
-    from services.chassis.access import Kind
+    from services.chassis.access import ANY_TOWN, Kind
     from services.chassis.keys import KeyRing, KeysError
 
     try:
@@ -108,10 +108,9 @@ def _make_plane(
     except KeysError as error:
         raise Problem(str(error)) from error
 
-    def container_token() -> str:
-        # Read anew at each start of the supervisor: keys may have been rotated.
-        ring = KeyRing.load(data.keys)
-        return ring.mint(Kind.CONTAINER, town=marking.town, ttl_s=CONTAINER_TOKEN_TTL_S)
+    def token(kind: Kind, town: str) -> str:
+        # Read anew at each start of a service: keys may have been rotated.
+        return KeyRing.load(data.keys).mint(kind, town=town, ttl_s=TOKEN_TTL_S)
 
     settings = embedded_settings(os.environ)
     programs = make_programs(
@@ -119,7 +118,8 @@ def _make_plane(
         addresses,
         marking,
         record.mark,
-        container_token,
+        lambda: token(Kind.CONTAINER, marking.town),
+        lambda: token(Kind.SERVICE, ANY_TOWN),
         settings.exec_programs,
     )
     return Plane(programs, record, notice)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -59,6 +60,11 @@ class DataDir:
     @property
     def keys(self) -> Path:
         return self.plane / "keys"
+
+    @property
+    def service_token(self) -> Path:
+        """The token by which services learn what was revoked."""
+        return self.plane / "service.token"
 
     @property
     def blobs(self) -> Path:
@@ -174,11 +180,16 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Replaces a file in one step, readable by its owner only."""
-    aside = path.with_name(f".{path.name}.new")
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    write_private(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_private(path: Path, content: str) -> None:
+    """The same for any text."""
+    # Two services that start at once may each write the same file.
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-        file.write("\n")
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     aside.replace(path)

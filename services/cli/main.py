@@ -14,6 +14,7 @@ from services.cli import (
     install,
     instances,
     keys,
+    revoke,
     serve,
     snapshots,
     tokens,
@@ -38,6 +39,7 @@ app.command()(serve.serve)
 app.add_typer(agents.app, name="agents")
 app.add_typer(snapshots.app, name="snapshots")
 app.add_typer(instances.app, name="instances")
+tokens.app.command()(revoke.revoke)
 app.add_typer(tokens.app, name="token")
 app.add_typer(keys.app, name="keys")
 app.add_typer(install.app, name="runtime")

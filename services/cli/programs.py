@@ -8,18 +8,19 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
 from services.cli import embedded_valkey
 from services.cli.child import Program
-from services.cli.layout import DataDir, Endpoints, Marking
+from services.cli.layout import DataDir, Endpoints, Marking, write_private
 from services.cli.ownership import MARK_VARIABLE, stop_limit_s
 from services.cli.problems import Problem
 
 INSTANCE: Final = "embedded"
-# A token that is minted at each start of the supervisor; it must outlive that.
-CONTAINER_TOKEN_TTL_S: Final = 365 * 24 * 3600.0
+# Tokens that are minted at each start of a service; they must outlive that.
+TOKEN_TTL_S: Final = 365 * 24 * 3600.0
 # What of our own environment would contradict what `up` decides.
 _OURS: Final = (
     "TOWNKEEPER_REDIS_",
@@ -99,6 +100,7 @@ def make_programs(
     marking: Marking,
     mark: str,
     container_token: Callable[[], str],
+    service_token: Callable[[], str],
     exec_programs: str = "any",
 ) -> dict[str, Program]:
     """Valkey and the four services, told about each other."""
@@ -130,10 +132,18 @@ def make_programs(
         token = {"GASTOWN_CONTAINER_TOKEN": container_token()}
         return shared | registry | snapshots | supervisor | token
 
+    def following() -> dict[str, str]:
+        write_private(data.service_token, service_token())
+        return {"TOWNKEEPER_SERVICE_TOKEN_FILE": str(data.service_token)}
+
     environments: dict[str, Callable[[], Mapping[str, str]]] = {
         "registry": lambda: stored | listen["registry"],
-        "snapshots": lambda: stored | registry | blobs | listen["snapshots"],
-        "gateway": lambda: shared | registry | snapshots | listen["gateway"],
+        "snapshots": lambda: (
+            stored | registry | blobs | listen["snapshots"] | following()
+        ),
+        "gateway": lambda: (
+            shared | registry | snapshots | listen["gateway"] | following()
+        ),
         "supervisor": supervisor_environment,
     }
     programs = {
@@ -146,15 +156,19 @@ def make_programs(
         )
         for name, environ in environments.items()
     }
-    programs["valkey"] = Program(
+    programs["valkey"] = _valkey(data, socket_path, base)
+    return programs
+
+
+def _valkey(data: DataDir, socket_path: Path, environ: Mapping[str, str]) -> Program:
+    return Program(
         name="valkey",
         argv=embedded_valkey.command(socket_path, data.valkey),
         log=data.logs / "valkey.log",
         stop_s=stop_limit_s("valkey"),
-        environ=lambda: base,
+        environ=lambda: environ,
         probe=lambda: embedded_valkey.answers(socket_path),
     )
-    return programs
 
 
 def service_command(name: str) -> list[str]:

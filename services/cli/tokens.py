@@ -12,12 +12,7 @@ from services.chassis.access import Kind
 from services.cli.layout import DEFAULT, DataDir
 from services.cli.problems import Exit, Problem
 
-app: Final = typer.Typer(no_args_is_help=True, help="Mint credentials.")
-
-
-@app.callback()
-def _group() -> None:
-    """Keeps `mint` a command of its own while it is the only one."""
+app: Final = typer.Typer(no_args_is_help=True, help="Mint and revoke credentials.")
 
 
 @app.command()
@@ -36,7 +31,8 @@ def mint(
     """Mint a token and print it, and nothing else.
 
     A container token is for a supervisor, an agent token (with --rig and --agent) for
-    one agent's process, a user token for people's clients, an operator token for all.
+    one agent's process, a user token for people's clients, an operator token for all,
+    a service token (with --town '*') for services to learn what was revoked.
 
     Example: export TOWNKEEPER_TOKEN=$(townkeeper token mint --kind user --town town)
     """

@@ -8,6 +8,7 @@ import sys
 
 from services.chassis.errors import ServiceError
 from services.chassis.keys import KeysError
+from services.chassis.revocation_client import following
 from services.chassis.server import BindError
 from services.chassis.settings import SettingsError, load
 from services.chassis.telemetry import configure_logging
@@ -19,11 +20,13 @@ from services.gateway.settings import Settings
 
 async def serve(settings: Settings) -> None:
     """One gateway's life."""
-    verifier = settings.trust.verifier()
+    known = settings.service.revocations()
+    verifier = settings.trust.verifier(known)
     listener = Listener(settings.address, settings.tls)
     services = Services(settings.registry, settings.snapshots, settings.tls)
     try:
-        await listener.run(Gateway(services, verifier))
+        async with following(settings.service, settings.registry, known, settings.tls):
+            await listener.run(Gateway(services, verifier))
     finally:
         listener.close()
         await services.close()

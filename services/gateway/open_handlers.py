@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import JSONResponse, Response
 
+from services.chassis.errors import ServiceError
 from services.chassis.telemetry import REGISTRY
 from services.gateway.exchange import Exchange, bare
 
@@ -23,8 +24,17 @@ async def read_alive(_: Exchange) -> Response:
 async def read_ready(exchange: Exchange) -> Response:
     """Tells whether the services that every town needs are serving."""
     failing = await exchange.services.failing()
+    try:
+        await exchange.verifier.check_known()
+    except ServiceError as error:
+        failing["tokens"] = error.message
     if failing:
         return bare({"status": "unready", "failing": failing}, 503)
+    try:
+        await exchange.verifier.check_following()
+    except ServiceError as error:
+        # Told and no more: every request is answered as well as it can be.
+        return bare({"status": "ready", "stale": {"revocations": error.message}})
     return bare({"status": "ready"})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from services.chassis import parsers
+from services.chassis.revocation_client import ServiceTokenSettings
 from services.chassis.settings import group, var
 from services.chassis.tls import TlsSettings
 from services.chassis.trust import TrustSettings
@@ -34,4 +35,5 @@ class Settings:
         example="snapshots:50052",
     )
     trust: TrustSettings = group(TrustSettings)
+    service: ServiceTokenSettings = group(ServiceTokenSettings)
     tls: TlsSettings = group(TlsSettings)

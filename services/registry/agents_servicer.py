@@ -126,22 +126,6 @@ class AgentsServicer:
         AgentName.parse(request.name)
         raise not_served_yet("mint tokens", "use `townkeeper token mint`")
 
-    async def RevokeTokens(
-        self, request: pb.RevokeTokensRequest, context: Any
-    ) -> pb.RevokeTokensResponse:
-        TownName.parse(request.parent)
-        raise not_served_yet(
-            "revoke tokens",
-            "remove the key that signed them after `townkeeper keys rotate`",
-        )
-
-    async def WatchRevocations(
-        self, request: pb.WatchRevocationsRequest, context: Any
-    ) -> AsyncIterator[pb.WatchRevocationsResponse]:
-        TownName.parse(request.parent)
-        raise not_served_yet("watch revocations", "no token is revoked yet")
-        yield
-
 
 def _trusted() -> bool:
     """Whether the caller may see the values of variables, and entries."""

@@ -39,8 +39,8 @@ _ROWS: Final = {
     "WatchMessages": _WATCH,
     "GetPublicKeys": _FLEET,
     "IssueAgentToken": _CONTAINER,
-    "RevokeTokens": rule(Kind.OPERATOR),
-    "WatchRevocations": rule(Kind.CONTAINER, Kind.OPERATOR, watch=True),
+    "RevokeTokens": _FLEET,
+    "WatchRevocations": rule(Kind.CONTAINER, Kind.OPERATOR, Kind.SERVICE, watch=True),
 }
 
 POLICY: Final[Mapping[str, Rule]] = {

@@ -12,14 +12,16 @@ from services.registry.redis_agents import RedisAgents
 from services.registry.redis_hints import RedisHints
 from services.registry.redis_inbox import RedisInbox
 from services.registry.redis_leases import RedisLeases
+from services.registry.redis_revocations import RedisRevocations
 from services.registry.redis_town import RedisTown, Terms, open_store
 
 
-class RedisStore(RedisAgents, RedisLeases, RedisInbox):
+class RedisStore(RedisAgents, RedisLeases, RedisInbox, RedisRevocations):
     """RegistryStore over Redis."""
 
     def __init__(self, town: RedisTown, hints: RedisHints) -> None:
         RedisAgents.__init__(self, town)
+        RedisRevocations.__init__(self, town)
         RedisInbox.__init__(self, town, hints)
 
     async def check(self) -> None:

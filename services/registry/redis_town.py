@@ -54,6 +54,8 @@ ANSWER_LIMIT_S: Final = 2.0
 REPLICAS_LIMIT_S: Final = 2.0
 REQUESTS_KEPT_S: Final = 24 * 3600.0
 
+# Files of the folder that are no script on a town.
+_APART: Final = frozenset({"prelude", "serve", "revoke", "read_revocations"})
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _log = structlog.get_logger(__name__)
 
@@ -105,7 +107,7 @@ class RedisTown:
         self._replicas = replicas
         self._clock = clock or SystemClock()
         self._scripts = _read_scripts()
-        self._serve = Script(_source("serve"))
+        self._serve = Script(source("serve"))
         self._served_at: float | None = None
         self._serving = asyncio.Lock()
         self._towns: set[str] = set()
@@ -119,6 +121,24 @@ class RedisTown:
         await self._durability.check()
         answer = await self._run(script, town, args, texts, self._replicas)
         # Asked again, for the case that Redis was another one meanwhile.
+        await self._durability.check()
+        return answer
+
+    async def ask_apart(
+        self, script: Script, keys: Sequence[str], args: Sequence[str | int]
+    ) -> Any:
+        """The same for a script whose keys are of no town."""
+        async with _limit(ANSWER_LIMIT_S):
+            return await script.run(self.store, keys, args)
+
+    async def change_apart(
+        self, script: Script, keys: Sequence[str], args: Sequence[str | int]
+    ) -> Any:
+        """The same for such a script that writes."""
+        await self._durability.check()
+        limit_s = ANSWER_LIMIT_S + (REPLICAS_LIMIT_S if self._replicas else 0)
+        async with _limit(limit_s):
+            answer = await script.run(self.store, keys, args, replicas=self._replicas)
         await self._durability.check()
         return answer
 
@@ -218,15 +238,14 @@ def _foreign(field: str, found: str, wanted: str) -> ServiceError:
 
 
 def _read_scripts() -> dict[str, Script]:
-    prelude = _source("prelude")
+    prelude = source("prelude")
     folder = resources.files("services.registry").joinpath("lua")
     names = {each.name.removesuffix(".lua") for each in folder.iterdir()}
-    return {
-        name: Script(prelude + _source(name)) for name in names - {"prelude", "serve"}
-    }
+    return {name: Script(prelude + source(name)) for name in names - _APART}
 
 
-def _source(name: str) -> str:
+def source(name: str) -> str:
+    """A script's text."""
     path = resources.files("services.registry").joinpath("lua", f"{name}.lua")
     return path.read_text("utf-8")
 

@@ -101,6 +101,16 @@ def too_many_instances(town: str) -> ServiceError:
     )
 
 
+def too_many_revocations(town: str, limit: int) -> ServiceError:
+    return ServiceError(
+        Reason.STORAGE_FULL,
+        f"cannot remember more than {limit} revoked tokens of one town: revoke all of "
+        "its tokens instead",
+        town=town,
+        limit=limit,
+    )
+
+
 def draining(name: InstanceName, nonce: str) -> ServiceError:
     return ServiceError(
         Reason.DRAINING,

@@ -1,4 +1,4 @@
-"""RegistryService, put together from its three parts."""
+"""RegistryService, put together from its parts."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from services.chassis.clock import Clock, SystemClock
 from services.chassis.names import TownName
 from services.registry.agents_servicer import AgentsServicer
 from services.registry.inbox_servicer import InboxServicer
 from services.registry.leases import HEARTBEAT_INTERVAL_S, TTL_S
 from services.registry.leases_servicer import LeasesServicer
+from services.registry.revocation_feed import RevocationFeed
+from services.registry.revocations_servicer import RevocationsServicer
 from services.registry.store import RegistryStore
 from townkeeper.registry.v1 import registry_pb2 as pb
 from townkeeper.registry.v1 import registry_pb2_grpc
@@ -20,6 +23,7 @@ class RegistryServicer(
     AgentsServicer,
     LeasesServicer,
     InboxServicer,
+    RevocationsServicer,
     registry_pb2_grpc.RegistryServiceServicer,
 ):
     """Every call of the contract, over one store."""
@@ -28,13 +32,18 @@ class RegistryServicer(
         self,
         store: RegistryStore,
         public_keys: Callable[[], Mapping[str, Any]],
+        feed: RevocationFeed,
         *,
+        clock: Clock | None = None,
         ttl_s: float = TTL_S,
         heartbeat_interval_s: float = HEARTBEAT_INTERVAL_S,
     ) -> None:
         self._agents = store
         self._leases = store
         self._inbox = store
+        self._revocations = store
+        self._feed = feed
+        self._clock = clock or SystemClock()
         self._public_keys = public_keys
         self.ttl_s = ttl_s
         self.heartbeat_interval_s = heartbeat_interval_s

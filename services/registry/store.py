@@ -28,6 +28,7 @@ from services.registry.leases import (
     Release,
     Resolution,
 )
+from services.registry.revocations import News, Revocation
 from services.registry.specs import AgentSpec, Role
 
 # An answer stays below this, so that it fits gRPC's 4 MiB with what is around it.
@@ -165,7 +166,19 @@ class InboxStore(Protocol):
         missed. Raises WATCHER_TOO_SLOW from the iterator, and STORE_UNAVAILABLE."""
 
 
-class RegistryStore(AgentStore, LeaseStore, InboxStore, Protocol):
+class RevocationStore(Protocol):
+    """Tokens that were taken back, of all towns."""
+
+    async def revoke(self, town: str, revocation: Revocation) -> int:
+        """Adds to the town's list; returns the oldest token generation that is good
+        still. Raises STORAGE_FULL when the list has too many entries."""
+
+    async def revocations(self, since: int = 0) -> News:
+        """The lists that changed after a revision, 0 for all. What was to be kept only
+        until now is left out."""
+
+
+class RegistryStore(AgentStore, LeaseStore, InboxStore, RevocationStore, Protocol):
     """All of it, over one store."""
 
     async def check(self) -> None:

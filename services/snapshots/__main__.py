@@ -14,6 +14,7 @@ from services.chassis.errors import ServiceError
 from services.chassis.keys import KeysError
 from services.chassis.metrics import serving_metrics
 from services.chassis.redis_pool import Durability, connect
+from services.chassis.revocation_client import following
 from services.chassis.server import BindError, Server, run_until_signal
 from services.chassis.settings import SettingsError, load
 from services.chassis.tasks import ended
@@ -33,10 +34,12 @@ SERVICE: Final = snapshots_pb2.DESCRIPTOR.services_by_name["SnapshotService"]
 async def serve(settings: Settings) -> None:
     """Serves until a signal."""
     async with AsyncExitStack() as stack:
+        known = settings.service.revocations()
+        verifier = settings.trust.verifier(known)
         server = Server(
             settings.address,
             POLICY,
-            settings.trust.verifier(),
+            verifier,
             [SERVICE.full_name],
             tls=settings.tls,
         )
@@ -62,6 +65,11 @@ async def serve(settings: Settings) -> None:
         stack.push_async_callback(parts.intake.close)
         server.health.register("redis", catalog.check)
         server.health.register("blobs", stores.blobs.check)
+        server.health.register("tokens", verifier.check_known)
+        server.health.note("revocations", verifier.check_following)
+        await stack.enter_async_context(
+            following(settings.service, settings.registry, known, settings.tls)
+        )
         snapshots_pb2_grpc.add_SnapshotServiceServicer_to_server(
             SnapshotServicer(parts),
             server.grpc,

@@ -13,8 +13,10 @@ from services.chassis.parsers import (
     natural_int,
     positive_int,
 )
+from services.chassis.parsers import address as address_to_call
 from services.chassis.parsers import text as any_text
 from services.chassis.redis_pool import RedisSettings
+from services.chassis.revocation_client import ServiceTokenSettings
 from services.chassis.settings import group, var
 from services.chassis.tls import TlsSettings
 from services.chassis.trust import TrustSettings
@@ -64,8 +66,24 @@ class Settings:
         help="within how many days every stored segment is read again and checked;"
         " 0: never",
     )
+    registry: str | None = var(
+        "TOWNKEEPER_REGISTRY_ADDR",
+        address_to_call,
+        default=None,
+        help="where the registry answers, which says what tokens were revoked",
+        example="registry:50051",
+    )
     s3: S3Settings | None = group(S3Settings, when=on_s3)
     redis: RedisSettings = group(RedisSettings)
     trust: TrustSettings = group(TrustSettings)
+    service: ServiceTokenSettings = group(ServiceTokenSettings)
     tls: TlsSettings = group(TlsSettings)
     metrics: MetricsSettings = group(MetricsSettings)
+
+    def problems(self) -> list[str]:
+        if self.service.token_file is None or self.registry is not None:
+            return []
+        return [
+            "TOWNKEEPER_SERVICE_TOKEN_FILE: give TOWNKEEPER_REGISTRY_ADDR as well, for"
+            " whom the token is"
+        ]

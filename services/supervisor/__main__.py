@@ -21,6 +21,7 @@ from services.chassis.errors import ServiceError
 from services.chassis.key_sources import FetchedKeys
 from services.chassis.keys import KeysError
 from services.chassis.metrics import serving_metrics
+from services.chassis.revocations import RevocationList
 from services.chassis.server import BindError, Server, run_until_signal
 from services.chassis.settings import SettingsError, load
 from services.chassis.telemetry import configure_logging
@@ -57,15 +58,15 @@ async def serve(settings: Settings) -> None:
     identity = Identity(settings.town, settings.instance, str(uuid.uuid4()))
     around = _surroundings(settings, identity)
     roster = Roster(around)
-    server = Server(
-        settings.address,
-        POLICY,
-        settings.trust.verifier(
-            otherwise=FetchedKeys("the registry", around.registry.public_keys)
-        ),
-        [SERVICE.full_name],
-        tls=settings.tls,
+    known = RevocationList(followed=True)
+    verifier = settings.trust.verifier(
+        known, otherwise=FetchedKeys("the registry", around.registry.public_keys)
     )
+    server = Server(
+        settings.address, POLICY, verifier, [SERVICE.full_name], tls=settings.tls
+    )
+    server.health.register("tokens", verifier.check_known)
+    server.health.note("revocations", verifier.check_following)
     supervisor_pb2_grpc.add_SupervisorServiceServicer_to_server(
         SupervisorServicer(roster, around, settings.exec_policy), server.grpc
     )
@@ -79,6 +80,7 @@ async def serve(settings: Settings) -> None:
         for name, step in (
             ("heartbeat", heart.beat()),
             ("inbox watch", heart.watch_messages()),
+            ("revocations", around.registry.follow_revocations(known)),
             ("boot", roster.boot(claims)),
         ):
             tasks.append(asyncio.create_task(step, name=name))

@@ -12,6 +12,8 @@ import grpc.aio
 from services.chassis.channels import TokenSource, open_channel
 from services.chassis.errors import rpc_errors
 from services.chassis.names import AgentName
+from services.chassis.revocation_client import follow
+from services.chassis.revocations import RevocationList
 from services.chassis.tls import TlsSettings
 from services.supervisor.inbox import InboxMessage, Outcome
 from services.supervisor.specs import Claim, Identity
@@ -96,6 +98,10 @@ class RegistryClient:
         with rpc_errors():
             reply = await self._stub.GetPublicKeys(pb.GetPublicKeysRequest(parent=town))
         return reply.jwks_json.encode()
+
+    async def follow_revocations(self, known: RevocationList) -> None:
+        """Keeps the list of the town's revoked tokens up to date, for ever."""
+        await follow(self._channel, f"towns/{self._identity.town}", known)
 
     async def heartbeat(self, runs: Iterable[Evidence]) -> Pulse:
         """Renews all leases. Raises LEASE_FENCED when another boot has the slot."""

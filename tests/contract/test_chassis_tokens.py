@@ -39,7 +39,7 @@ ALL_KINDS = list(Kind)
 # What a valid credential of each kind may reach, when the method is open to its kind.
 REACH = {
     "own agent": (AGENT, TOWN, set(Kind)),
-    "other agent": (OTHER_AGENT, TOWN, {Kind.CONTAINER, Kind.USER, Kind.OPERATOR}),
+    "other agent": (OTHER_AGENT, TOWN, set(Kind) - {Kind.AGENT}),
     "other town": (AGENT, FOREIGN_TOWN, set()),
 }
 

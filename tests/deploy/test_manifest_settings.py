@@ -54,9 +54,17 @@ def as_started(service: str, root: Path) -> Mapping[str, str]:
         for scheme in ("file://", ""):
             if text.startswith(f"{scheme}/"):
                 text = f"{scheme}{root}{text.removeprefix(scheme)}"
-                Path(text.removeprefix(scheme)).mkdir(parents=True, exist_ok=True)
+                _make(name, Path(text.removeprefix(scheme)))
         given[name] = text
     return given
+
+
+def _make(variable: str, path: Path) -> None:
+    """A folder, or the file that the variable says it is."""
+    folder = path.parent if variable.endswith("_FILE") else path
+    folder.mkdir(parents=True, exist_ok=True)
+    if folder != path:
+        path.touch()
 
 
 def listen_port(service: str) -> int:

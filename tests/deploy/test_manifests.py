@@ -64,7 +64,7 @@ def test_no_pod_can_sign(service: str) -> None:
     needed = manifests.references(manifests.workload(service))
 
     assert ("configmap", "townkeeper-jwks") in needed
-    assert {"townkeeper-redis", "townkeeper-town"} >= {
+    assert {"townkeeper-redis", "townkeeper-service", "townkeeper-town"} >= {
         name for kind, name in needed if kind == "secret"
     }
 

@@ -25,10 +25,11 @@ from services.registry.inbox import (
 from services.registry.store import ANSWER_BYTES_MAX
 from tests.fakes.registry_agents import MemoryAgents
 from tests.fakes.registry_leases import MemoryLeases
+from tests.fakes.registry_revocations import MemoryRevocations
 from tests.fakes.registry_town import Town
 
 
-class MemoryStore(MemoryAgents, MemoryLeases):
+class MemoryStore(MemoryAgents, MemoryLeases, MemoryRevocations):
     """RegistryStore in memory."""
 
     def __init__(self, *args: Any, **options: Any) -> None:

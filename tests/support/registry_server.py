@@ -13,8 +13,11 @@ from pathlib import Path
 import grpc
 
 from services.chassis.auth import Kind
+from services.chassis.clock import Clock
 from services.chassis.errors import ServiceError
+from services.chassis.revocations import RevocationList
 from services.registry.policy import POLICY, SERVICE
+from services.registry.revocation_feed import RevocationFeed
 from services.registry.servicer import RegistryServicer
 from tests.fakes.registry_store import MemoryStore
 from tests.support.clock import ManualClock
@@ -27,11 +30,16 @@ class Registry:
     """A running registry, with its store and the time that it lives in."""
 
     def __init__(
-        self, server: RunningServer, tokens: Tokens, store: MemoryStore
+        self,
+        server: RunningServer,
+        tokens: Tokens,
+        store: MemoryStore,
+        feed: RevocationFeed,
     ) -> None:
         self.server = server
         self.tokens = tokens
         self.store = store
+        self.feed = feed
 
     def stub(
         self, token: str | Kind = Kind.CONTAINER
@@ -43,16 +51,22 @@ class Registry:
 
 
 @asynccontextmanager
-async def serving(folder: Path) -> AsyncIterator[Registry]:
+async def serving(folder: Path, clock: Clock | None = None) -> AsyncIterator[Registry]:
+    """On a clock that stands, unless another is given; revocations need the real one,
+    by which tokens are minted. Nothing but the calls asks the store for them."""
     tokens = Tokens(folder)
-    store = MemoryStore(ManualClock())
-    servicer = RegistryServicer(store, tokens.verifier().jwks)
+    store = MemoryStore(clock or ManualClock())
+    known = RevocationList(followed=True)
+    feed = RevocationFeed(store, known)
+    await feed.refresh()
+    verifier = tokens.verifier(revocations=known)
+    servicer = RegistryServicer(store, verifier.jwks, feed)
 
     def add(server: grpc.aio.Server) -> None:
         registry_pb2_grpc.add_RegistryServiceServicer_to_server(servicer, server)
 
-    async with running(add, POLICY, tokens, [SERVICE]) as server:
-        yield Registry(server, tokens, store)
+    async with running(add, POLICY, verifier, [SERVICE]) as server:
+        yield Registry(server, tokens, store, feed)
 
 
 async def refused(call: Awaitable[object]) -> ServiceError:

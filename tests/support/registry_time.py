@@ -6,6 +6,7 @@ import json
 from typing import Protocol
 
 from services.chassis.redis_pool import Store
+from services.registry.redis_revocations import KEYS as REVOCATION_KEYS
 from services.registry.redis_town import STORE_KEY, TOWN_KEYS, town_keys
 from tests.support.clock import ManualClock
 
@@ -44,12 +45,25 @@ class RedisTime:
                 older_ms = -round(seconds * 1000)
                 await self._store.hincrby(STORE_KEY, field.decode(), older_ms)
         await self._hash("instances", ("deadline", "registered"), seconds)
+        await self._revocations(seconds)
         await self._hash("messages", ("accepted", "settled"), seconds)
         for name in ("settled", "request_times"):
             key = self._keys[name]
             older_ms = round(-seconds * 1000)
             for member in await self._store.execute_command("ZRANGE", key, 0, -1):
                 await self._store.execute_command("ZINCRBY", key, older_ms, member)
+
+    async def _revocations(self, seconds: float) -> None:
+        older_ms = round(seconds * 1000)
+        lists, _, due, _ = REVOCATION_KEYS
+        for town, raw in (await self._store.hgetall(lists)).items():
+            value = json.loads(raw)
+            value["forget"] -= older_ms
+            for kind in ("tokens", "runs"):
+                value[kind] = {id: at - older_ms for id, at in value[kind].items()}
+            await self._store.hset(lists, town, json.dumps(value))
+        for town in await self._store.execute_command("ZRANGE", due, 0, -1):
+            await self._store.execute_command("ZINCRBY", due, -older_ms, town)
 
     async def _hash(self, name: str, times: tuple[str, ...], seconds: float) -> None:
         key = self._keys[name]

@@ -50,6 +50,9 @@ class Tokens:
     def operator(self, *towns: str, **options: Any) -> str:
         return self.ring.mint(Kind.OPERATOR, towns=towns or ["*"], **options)
 
+    def service(self, *towns: str, **options: Any) -> str:
+        return self.ring.mint(Kind.SERVICE, towns=towns or ["*"], **options)
+
     def of_kind(self, kind: Kind, town: str = TOWN) -> str:
         """A valid token of any kind for one town."""
         match kind:
@@ -61,6 +64,8 @@ class Tokens:
                 return self.user(town)
             case Kind.OPERATOR:
                 return self.operator(town)
+            case Kind.SERVICE:
+                return self.service(town)
 
     def expired(self, kind: Kind = Kind.CONTAINER) -> str:
         """Ten seconds past its time, which is more than the leeway."""
@@ -122,7 +127,7 @@ class Tokens:
     def _minted(
         self, kind: Kind, ring: KeyRing, town: str = TOWN, **options: Any
     ) -> str:
-        if kind in (Kind.USER, Kind.OPERATOR):
+        if kind in (Kind.USER, Kind.OPERATOR, Kind.SERVICE):
             return ring.mint(kind, towns=[town], user=USER, **options)
         if kind is Kind.AGENT:
             return ring.mint(kind, town=town, rig=RIG, agent=AGENT, **options)

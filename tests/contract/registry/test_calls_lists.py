@@ -156,16 +156,13 @@ class TestReplace:
             pb.IssueAgentTokenRequest(name=str(MAYOR)),
             "townkeeper token mint",
         ),
-        ("RevokeTokens", pb.RevokeTokensRequest(parent=PARENT), "keys rotate"),
-        ("WatchRevocations", pb.WatchRevocationsRequest(parent=PARENT), "no token"),
     ],
 )
 async def test_what_is_not_served_yet_says_what_to_do(
     registry: Registry, method, asked, instead
 ):
     """Part of the contract already, and honest about it."""
-    kind = Kind.OPERATOR if method == "RevokeTokens" else Kind.CONTAINER
-    call = getattr(registry.stub(kind), method)(asked)
+    call = getattr(registry.stub(Kind.CONTAINER), method)(asked)
 
     error = await refused(call.read() if method.startswith("Watch") else call)
 

@@ -46,6 +46,8 @@ def request_about(method: str, old: str = "", new: str = "") -> Any:
         request.instance = str(FIRST).replace(old, new)
     if "boot_id" in fields:
         request.boot_id = BOOT
+    if method == "RevokeTokens":
+        request.runs.append(f"{MAYOR}/runs/r".replace(old, new))
     return request
 
 
@@ -68,7 +70,7 @@ def documented_callers(method: str) -> set[Kind]:
     comment = PROTO.read_text().partition(f"  rpc {method}(")[0].rpartition("\n\n")[2]
     sentence = re.search(r"Caller: (.*?)\.", comment, re.DOTALL)
     assert sentence is not None, comment
-    words = re.findall(r"container|agent|user|operator", sentence[1])
+    words = re.findall(r"container|agent|user|operator|service", sentence[1])
     return {Kind(word) for word in words}
 
 

@@ -9,18 +9,12 @@ import jwt
 import pytest
 
 from services.chassis import auth
-from services.chassis.auth import (
-    LEEWAY_S,
-    Kind,
-    RevocationList,
-    Verifier,
-)
+from services.chassis.auth import LEEWAY_S, Kind, Verifier
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.key_sources import LOOK_EVERY_S, DirectoryKeys
 from tests.support.clock import EPOCH, ManualClock
 from tests.support.tokens import (
     AGENT,
-    FOREIGN_TOWN,
     MALFORMED,
     RIG,
     TOWN,
@@ -273,44 +267,6 @@ class TestSharedSecret:
         """A secret that can be guessed stops the start."""
         with pytest.raises(ValueError, match="under 32 bytes"):
             tokens.verifier(hs256_secret=b"secret")
-
-
-class TestRevocation:
-    async def test_by_id(self, tokens: Tokens) -> None:
-        """One token dies, remembered or not; its neighbours live."""
-        revocations = RevocationList()
-        verifier = tokens.verifier(revocations=revocations)
-        token, other = tokens.container(), tokens.container()
-        caller = await verifier.verify(token)
-
-        revocations.update(TOWN, frozenset({caller.token_id}), 0)
-
-        assert await reason(verifier, token) == Reason.TOKEN_REVOKED
-        assert await reason(verifier, other) == "OK"
-
-    async def test_by_generation(self, tokens: Tokens) -> None:
-        """The town's older tokens die; newer ones and other towns' live."""
-        revocations = RevocationList()
-        verifier = tokens.verifier(revocations=revocations)
-
-        revocations.update(TOWN, frozenset(), 2)
-
-        old, new = tokens.container(generation=1), tokens.container(generation=2)
-        assert await reason(verifier, old) == Reason.TOKEN_REVOKED
-        assert await reason(verifier, new) == "OK"
-        assert await reason(verifier, tokens.container(FOREIGN_TOWN)) == "OK"
-        assert await reason(verifier, tokens.operator(TOWN)) == "OK"
-
-    async def test_an_operator_by_id(self, tokens: Tokens) -> None:
-        """An operator of all towns is revoked by any town's list."""
-        revocations = RevocationList()
-        verifier = tokens.verifier(revocations=revocations)
-        token = tokens.operator("*")
-        caller = await verifier.verify(token)
-
-        revocations.update(TOWN, frozenset({caller.token_id}), 0)
-
-        assert await reason(verifier, token) == Reason.TOKEN_REVOKED
 
 
 async def test_verifying_twice_proves_once(

@@ -1,6 +1,7 @@
 """Where the plane listens, and what its programs are told."""
 
 import socket
+import stat
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -75,7 +76,12 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, objec
     data.create(MARKING)
     minted = iter(["token-1", "token-2"])
     made = make_programs(
-        data, Addresses("127.0.0.1", 1, 2, 3, 4), MARKING, "mark", lambda: next(minted)
+        data,
+        Addresses("127.0.0.1", 1, 2, 3, 4),
+        MARKING,
+        "mark",
+        lambda: next(minted),
+        lambda: "service-token",
     )
     return {name: program.environ for name, program in made.items()}
 
@@ -94,6 +100,17 @@ def test_services_are_told_about_each_other(programs: dict[str, object]) -> None
     assert snapshots["TOWNKEEPER_REGISTRY_ADDR"] == "127.0.0.1:2"
     assert snapshots["TOWNKEEPER_REDIS_URL"].startswith("unix:///")
     assert snapshots["TOWNKEEPER_BLOB_URL"].endswith("/a%20folder/plane/blobs")
+
+
+@pytest.mark.parametrize("name", ["snapshots", "gateway"])
+def test_services_of_no_town_can_ask_what_was_revoked(
+    programs: dict[str, object], name: str
+) -> None:
+    """With a token in a file that only its owner reads."""
+    file = Path(environment(programs, name)["TOWNKEEPER_SERVICE_TOKEN_FILE"])
+
+    assert "service-token" == file.read_text()
+    assert 0o600 == stat.S_IMODE(file.stat().st_mode)
 
 
 def test_the_callers_own_stores_are_not_used(programs: dict[str, object]) -> None:

@@ -1,0 +1,44 @@
+-- Takes tokens back. Without the prelude: the lists of all towns lie beside those of
+-- each. KEYS: lists by town, towns by the revision of their change, towns by the time
+-- when something of theirs can be forgotten, the revision. ARGV: town, arguments.
+local town, a = ARGV[1], cjson.decode(ARGV[2])
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local raw = redis.call('HGET', KEYS[1], town)
+local list = raw and cjson.decode(raw) or {generation = 0, forget = 0, tokens = {}, runs = {}}
+
+local count, soonest = 0, nil
+local function keep(ids)
+  for id, forget in pairs(ids) do
+    if forget <= now then
+      ids[id] = nil
+    else
+      count = count + 1
+      soonest = math.min(soonest or forget, forget)
+    end
+  end
+end
+local function add(ids, new)
+  for _, id in ipairs(new) do
+    ids[id] = math.max(ids[id] or 0, now + a.kept_for)
+  end
+end
+add(list.tokens, a.tokens)
+add(list.runs, a.runs)
+keep(list.tokens)
+keep(list.runs)
+if count > a.entries_max then return {'TOO_MANY', now} end
+if a.everything then
+  -- Tokens name the second of their issue: all of this one are meant as well.
+  list.generation = math.max(list.generation, math.floor(now / 1000) + 1)
+  list.forget = now + a.kept_for
+end
+if list.generation > 0 then soonest = math.min(soonest or list.forget, list.forget) end
+
+local after = cjson.encode(list)
+if after ~= raw then
+  redis.call('HSET', KEYS[1], town, after)
+  redis.call('ZADD', KEYS[2], redis.call('INCR', KEYS[4]), town)
+  redis.call('ZADD', KEYS[3], soonest or now, town)
+end
+return {'ok', now, list.generation}

@@ -1,0 +1,109 @@
+"""The calls about tokens that are taken back: proto in, rules, proto out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC
+from typing import Any
+
+from services.chassis.access import ANY_TOWN, EVERY_TOWN, Kind, current_caller
+from services.chassis.clock import Clock
+from services.chassis.errors import Reason, ServiceError
+from services.chassis.names import RunName, TownName
+from services.registry.revocation_feed import SYNCED, RevocationFeed, Step
+from services.registry.revocations import (
+    IDS_MAX,
+    Revocation,
+    kept_for,
+    run_key,
+    token_ids,
+)
+from services.registry.store import RevocationStore
+from townkeeper.registry.v1 import registry_pb2 as pb
+
+
+class RevocationsServicer:
+    """Revocations."""
+
+    _revocations: RevocationStore
+    _feed: RevocationFeed
+    _clock: Clock
+
+    async def RevokeTokens(
+        self, request: pb.RevokeTokensRequest, context: Any
+    ) -> pb.RevokeTokensResponse:
+        town = _town(request.parent)
+        _at_most("token_ids", request.token_ids)
+        _at_most("runs", request.runs)
+        _check_container(request)
+        expires = None
+        if request.HasField("expire_time"):
+            expires = request.expire_time.ToDatetime(UTC)
+        revocation = Revocation(
+            token_ids=token_ids(request.token_ids),
+            runs=tuple(dict.fromkeys(_run(run, town) for run in request.runs)),
+            kept_for=kept_for(expires, self._clock.now()),
+        )
+        generation = await self._revocations.revoke(town, revocation)
+        # Durable by now; this process need not wait for its next question to act on it.
+        await self._feed.refresh()
+        return pb.RevokeTokensResponse(token_generation=generation)
+
+    async def WatchRevocations(
+        self, request: pb.WatchRevocationsRequest, context: Any
+    ) -> AsyncIterator[pb.WatchRevocationsResponse]:
+        town = _town(request.parent)
+        async for step in self._feed.watch(None if town == ANY_TOWN else town):
+            yield _step(step)
+
+
+def _town(parent: str) -> str:
+    return ANY_TOWN if parent == EVERY_TOWN else TownName.parse(parent).town
+
+
+def _check_container(request: pb.RevokeTokensRequest) -> None:
+    """A container ends the runs that it had, and takes nothing else back."""
+    if current_caller.get().kind is not Kind.CONTAINER:
+        return
+    if request.token_ids or not request.runs:
+        raise ServiceError(
+            Reason.ROLE_INSUFFICIENT,
+            "cannot revoke other tokens than those of runs with a container's: ask an "
+            "operator",
+            kind=Kind.CONTAINER,
+            allowed=Kind.OPERATOR,
+        )
+
+
+def _at_most(field: str, given: Sequence[str]) -> None:
+    if len(given) > IDS_MAX:
+        raise ServiceError(
+            Reason.FIELD_INVALID,
+            f"cannot take {len(given)} {field}: send at most {IDS_MAX}",
+            field=field,
+            limit=IDS_MAX,
+        )
+
+
+def _run(given: str, town: str) -> str:
+    name = RunName.parse(given)
+    if name.town != town:
+        raise ServiceError(
+            Reason.NAME_MALFORMED,
+            f"cannot mix towns, {given} is not in towns/{town}: ask each by itself",
+            value=given,
+        )
+    return run_key(name)
+
+
+def _step(step: Step) -> pb.WatchRevocationsResponse:
+    if step is SYNCED:
+        return pb.WatchRevocationsResponse(synced=True)
+    parent = EVERY_TOWN if step.town == ANY_TOWN else f"towns/{step.town}"
+    runs = (key.split("/") for key in sorted(step.revoked.runs))
+    return pb.WatchRevocationsResponse(
+        town=parent,
+        token_ids=sorted(step.revoked.token_ids),
+        runs=[f"{parent}/agents/{agent}/runs/{run}" for agent, run in runs],
+        token_generation=step.revoked.generation,
+    )

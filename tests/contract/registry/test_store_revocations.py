@@ -1,0 +1,116 @@
+"""What every store promises of tokens that were taken back."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from services.chassis.errors import Reason, ServiceError
+from services.registry import revocations
+from services.registry.revocations import Revocation, Revoked
+from services.registry.store import RegistryStore
+from tests.support.tokens import FOREIGN_TOWN, TOWN
+
+HOUR = timedelta(hours=1)
+
+
+async def known(store: RegistryStore, town: str = TOWN) -> Revoked:
+    return (await store.revocations()).towns.get(town, Revoked())
+
+
+async def test_lists_grow(store):
+    """Ids and runs of each town, whatever was revoked before."""
+    await store.revoke(TOWN, Revocation(("a",)))
+    await store.revoke(TOWN, Revocation(("b",), ("ada/run-1",)))
+    await store.revoke(FOREIGN_TOWN, Revocation(("c",)))
+
+    assert Revoked(frozenset("ab"), frozenset({"ada/run-1"})) == await known(store)
+    assert Revoked(frozenset("c")) == await known(store, FOREIGN_TOWN)
+
+
+async def test_only_what_changed_is_told(store):
+    """To those who say what they know; twice the same is no change worth a word, but
+    may be told."""
+    await store.revoke(TOWN, Revocation(("a",)))
+    first = await store.revocations()
+    await store.revoke(FOREIGN_TOWN, Revocation(("b",)))
+
+    news = await store.revocations(first.revision)
+
+    assert {FOREIGN_TOWN} == set(news.towns)
+    assert not news.whole
+    assert {} == (await store.revocations(news.revision)).towns
+
+
+async def test_who_knows_more_than_there_is_is_told_all(store):
+    """It followed another store, or this one before it lost its memory."""
+    await store.revoke(TOWN, Revocation(("a",)))
+
+    news = await store.revocations(1000)
+
+    assert news.whole
+    assert {TOWN} == set(news.towns)
+
+
+async def test_all_of_a_town(store):
+    """Everything issued until now, later again as well; nobody else's."""
+    before = await store.revoke(TOWN, Revocation())
+    again = await store.revoke(TOWN, Revocation())
+
+    assert 0 < before <= again
+    assert again == (await known(store)).generation
+    assert 0 == (await known(store, FOREIGN_TOWN)).generation
+    assert again == await store.revoke(TOWN, Revocation(("a",)))
+
+
+async def test_entries_are_forgotten_when_their_tokens_have_expired(store, time):
+    """One by one, and then the list; those who follow are told of it."""
+    await store.revoke(TOWN, Revocation(("a",), ("ada/r",), kept_for=HOUR))
+    await store.revoke(TOWN, Revocation(("b",), kept_for=2 * HOUR))
+    await store.revoke(TOWN, Revocation(kept_for=3 * HOUR))
+    generation = (await known(store)).generation
+    heard = await store.revocations()
+
+    await time.passes(3601)
+    assert Revoked(frozenset("b"), frozenset(), generation) == await known(store)
+    assert {TOWN} == set((await store.revocations(heard.revision)).towns)
+    await time.passes(3600)
+    assert generation == (await known(store)).generation
+    await time.passes(3600)
+    heard = await store.revocations(heard.revision)
+    assert {TOWN: Revoked()} == dict(heard.towns)
+
+
+async def test_the_longer_memory_counts(store, time):
+    """Revoked again for a shorter time, a token is remembered for the longer one."""
+    await store.revoke(TOWN, Revocation(("a",), kept_for=2 * HOUR))
+    await store.revoke(TOWN, Revocation(("a",), kept_for=HOUR))
+
+    await time.passes(3601)
+
+    assert frozenset("a") == (await known(store)).token_ids
+
+
+async def test_a_list_ends(store, monkeypatch, time):
+    """Beyond that nothing is added and nothing lost; what is forgotten makes room."""
+    for module in (revocations, *_stores()):
+        monkeypatch.setattr(module, "ENTRIES_MAX", 2)
+    await store.revoke(TOWN, Revocation(("a",), ("ada/r",), kept_for=HOUR))
+
+    with pytest.raises(ServiceError) as refused:
+        await store.revoke(TOWN, Revocation(("b",)))
+
+    assert Reason.STORAGE_FULL is refused.value.reason
+    assert frozenset("a") == (await known(store)).token_ids
+    assert 0 < await store.revoke(TOWN, Revocation())
+    await time.passes(3601)
+    await store.revoke(TOWN, Revocation(("b",)))
+    assert frozenset("b") == (await known(store)).token_ids
+
+
+def _stores():
+    from services.registry import redis_revocations
+    from tests.fakes import registry_revocations
+
+    return redis_revocations, registry_revocations
