@@ -21,7 +21,7 @@ AGAINST ?= $(shell git rev-parse -q --verify origin/main || git rev-parse -q --v
 RELEASED = $(shell git log -1 --format=%H -G'^version = ' -- pyproject.toml)^
 
 .DEFAULT_GOAL := help
-.PHONY: help setup protos demo test campaigns faults e2e kills losses fencing valkey-kills storm sizes \
+.PHONY: help setup protos demo test campaigns faults e2e kills losses fencing takeovers valkey-kills storm sizes \
 	every-call histories bench lint format types breaking deploy-check lock clean
 
 help: ## list these targets
@@ -66,6 +66,9 @@ losses: setup ## SIGKILL at random instants: how much was not saved? (ROUNDS=500
 
 fencing: setup ## pause a writer beyond its lease again and again (ROUNDS=200 SEED=1)
 	$(BIN)/python -m tests.faults.fencing_campaign --rounds $(or $(ROUNDS),200) --seed $(or $(SEED),1)
+
+takeovers: setup ## SIGKILL one of three containers again and again (ROUNDS=50 SEED=1)
+	$(BIN)/python -m tests.faults.takeover_campaign --rounds $(or $(ROUNDS),50) --seed $(or $(SEED),1)
 
 valkey-kills: setup ## SIGKILL Valkey under load again and again (ROUNDS=100 SEED=1)
 	$(BIN)/python -m tests.faults.snapshots.valkey_campaign --rounds $(or $(ROUNDS),100) --seed $(or $(SEED),1)

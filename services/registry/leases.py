@@ -17,6 +17,8 @@ HEARTBEAT_INTERVAL_S: Final = 2.0
 # How long an expired instance is still shown.
 EXPIRED_SHOWN: Final = timedelta(hours=1)
 INSTANCES_MAX: Final = 1000
+# What an instance without a limit counts as beside one with a capacity.
+WEIGHT_UNLIMITED: Final = 100
 
 
 class InstanceState(StrEnum):
@@ -64,6 +66,16 @@ class Instance:
     state: InstanceState = InstanceState.READY
     lease_count: int = 0
 
+    @property
+    def has_room(self) -> bool:
+        """Whether one more agent is within its capacity."""
+        return not self.capacity or self.lease_count < self.capacity
+
+    @property
+    def fill(self) -> float:
+        """How full one more agent would make it."""
+        return (self.lease_count + 1) / (self.capacity or WEIGHT_UNLIMITED)
+
 
 @dataclass(frozen=True, slots=True)
 class Drain:
@@ -98,20 +110,24 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """What a heartbeat learns: leases lost, inboxes that wait, a drain's nonce."""
+    """What a heartbeat learns: leases lost, inboxes that wait, a drain's nonce, and how
+    many agents are on offer."""
 
     lost: tuple[str, ...] = ()
     pending: tuple[str, ...] = ()
     drain_nonce: str = ""
+    claimable: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """One lease given back; without a reason the agent must run elsewhere."""
+    """One lease given back; without a reason the agent must run elsewhere: at once, or
+    when an instance boots."""
 
     agent: str
     epoch: int
     end_reason: str = ""
+    wait_for_boot: bool = False
 
 
 # Words with which a lease is given back; "" means the agent must go on elsewhere.
@@ -176,6 +192,9 @@ def judged(
 
 
 def choose(judged_instances: Iterable[Instance]) -> Instance | None:
-    """The ready instance with the fewest leases; of equals the first by name."""
+    """The ready instance that one more agent fills least, a full one only if all are;
+    of equals the first by name."""
     ready = [one for one in judged_instances if one.state is InstanceState.READY]
-    return min(ready, key=lambda one: (one.lease_count, one.slot), default=None)
+    return min(
+        ready, key=lambda one: (not one.has_room, one.fill, one.slot), default=None
+    )

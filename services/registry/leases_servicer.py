@@ -64,6 +64,7 @@ class LeasesServicer:
             lost_agents=wire.agent_names(name.town, pulse.lost),
             pending_agents=wire.agent_names(name.town, pulse.pending),
             drain_nonce=pulse.drain_nonce,
+            claimable_count=pulse.claimable,
         )
 
     async def ListInstances(
@@ -186,6 +187,7 @@ def _release(release: pb.LeaseRelease, town: str) -> Release:
         agent=wire.agent_id(release.agent, town),
         epoch=wire.number("releases.epoch", release.epoch),
         end_reason=release.end_reason,
+        wait_for_boot=release.wait_for_boot,
     )
 
 

@@ -13,6 +13,7 @@ from services.registry.agents import Agent
 from services.registry.leases import (
     EXPIRED_SHOWN,
     INSTANCES_MAX,
+    WEIGHT_UNLIMITED,
     Drain,
     Evidence,
     Gap,
@@ -95,8 +96,8 @@ class RedisLeases:
                 for run in runs
             ],
         )
-        lost, pending, nonce = answer.values
-        return Pulse(tuple(texts(lost)), tuple(texts(pending)), nonce.decode())
+        lost, pending, nonce, free = answer.values
+        return Pulse(tuple(texts(lost)), tuple(texts(pending)), nonce.decode(), free)
 
     async def list_instances(self, town: str) -> list[Instance]:
         return (await self._read(town)).judged()
@@ -132,6 +133,7 @@ class RedisLeases:
             agents=list(agents),
             limit=limit,
             bytes_max=ANSWER_BYTES_MAX,
+            weight_unlimited=WEIGHT_UNLIMITED,
         )
         return [
             (agent_from(name.town, raw), bool(taken)) for raw, taken in answer.values[0]
@@ -146,7 +148,12 @@ class RedisLeases:
             slot=name.instance,
             boot=boot_id,
             releases=[
-                {"agent": r.agent, "epoch": r.epoch, "end_reason": r.end_reason}
+                {
+                    "agent": r.agent,
+                    "epoch": r.epoch,
+                    "end_reason": r.end_reason,
+                    "wait_for_boot": r.wait_for_boot,
+                }
                 for r in releases
             ],
         )

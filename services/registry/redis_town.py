@@ -47,6 +47,8 @@ TOWN_KEYS: Final = (
     "settled",
     "waiting",
     "counters",
+    "free",
+    "deadlines",
 )
 # A caller waits no longer for a store that does not answer.
 ANSWER_LIMIT_S: Final = 2.0

@@ -9,7 +9,8 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -74,9 +75,12 @@ async def serve(settings: Settings) -> None:
 
     async def join(port: int) -> None:
         address = f"{settings.address.rpartition(':')[0]}:{port}"
-        interval_s, claims = await _register(around, address)
+        register = partial(
+            around.registry.register_instance, address, settings.capacity
+        )
+        interval_s, claims = await _register(around, register)
         await _end_strangers(around, claims)
-        heart = Heartbeat(around, roster, address, interval_s, replaced)
+        heart = Heartbeat(around, roster, register, interval_s, replaced)
         for name, step in (
             ("heartbeat", heart.beat()),
             ("inbox watch", heart.watch_messages()),
@@ -141,12 +145,14 @@ def _end_if_failed(task: asyncio.Task[None]) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-async def _register(around: Surroundings, address: str) -> tuple[float, list[Claim]]:
+async def _register(
+    around: Surroundings, register: Callable[[], Awaitable[float]]
+) -> tuple[float, list[Claim]]:
     """Takes the slot and what must run here; waits for a registry that is away."""
     failures = 0
     while True:
         try:
-            interval_s = await around.registry.register_instance(address)
+            interval_s = await register()
             return interval_s, await around.registry.claim_all()
         except ServiceError as error:
             if error.code.name in {"UNAUTHENTICATED", "PERMISSION_DENIED"}:

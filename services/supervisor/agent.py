@@ -54,13 +54,14 @@ class Agent(Holding):
             try:
                 return await self._begin(claim, Crashes())
             except ServiceError:
-                await self._release("")
+                # Who asked has the answer, and asks again; nobody else tries meanwhile.
+                await self._release("", wait_for_boot=True)
                 raise
 
     async def resume(self, claim: Claim) -> None:
-        """Starts an agent that was claimed at boot; tries again until it runs."""
+        """Starts an agent that was claimed unasked; tries again until it runs."""
         async with self._lock:
-            if not self._runs(claim):
+            if claim.epoch > self.taken:
                 await self._bring_back(claim)
 
     async def stop(self, grace_s: float) -> Run:
@@ -168,7 +169,7 @@ class Agent(Holding):
 
     async def _begin(self, claim: Claim, crashes: Crashes) -> Run:
         around = self._around
-        self._claim, self._ending = claim, None
+        self._claim, self._ending, self.taken = claim, None, claim.epoch
         run_id, now = uuid.uuid4().hex, around.clock.now()
         self.run = run = Run(self.name, run_id, claim.spec.role, claim.epoch, now)
         told = self._told(claim)

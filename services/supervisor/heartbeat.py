@@ -26,16 +26,18 @@ class Heartbeat:
         self,
         around: Surroundings,
         roster: Roster,
-        address: str,
+        register: Callable[[], Awaitable[object]],
         interval_s: float,
         on_replaced: Callable[[str], Awaitable[None]],
     ) -> None:
         self._around = around
         self._registry: RegistryClient = around.registry
         self._roster = roster
-        self._address = address
+        self._register = register
         self._interval_s = interval_s
         self._on_replaced = on_replaced
+        self._claiming = False
+        self._untold = False  # a claim whose answer was lost may have given us agents
         self.missed = 0  # heartbeats in a row that nobody answered
 
     async def beat(self) -> None:
@@ -56,8 +58,23 @@ class Heartbeat:
         lost = {one.agent: one.epoch for one in evidence if one.agent in pulse.lost}
         self._roster.lost(lost, "the lease is another instance's now")
         self._roster.wake(pulse.pending)
+        if (pulse.claimable or self._untold) and not self._claiming:
+            self._around.keep(self._claim())
         for name in tuple(self._around.unreleased):
             await self._around.tell_release(name)
+
+    async def _claim(self) -> None:
+        """Takes our part of the agents that have lost their holder, and runs them."""
+        self._claiming = self._untold = True
+        try:
+            claims = await self._registry.claim()
+            self._untold = False
+        except ServiceError as error:
+            log.warning("agents.claim_failed", why=error.message)
+            return
+        finally:
+            self._claiming = False
+        await self._roster.take_over(claims)
 
     async def _on_error(self, error: ServiceError) -> None:
         self.missed += 1
@@ -68,7 +85,7 @@ class Heartbeat:
                 # The registry has forgotten us, or lost its memory: tell it again.
                 log.warning("instance.forgotten", error=error.message)
                 try:
-                    await self._registry.register_instance(self._address)
+                    await self._register()
                 except ServiceError as again:
                     log.warning("instance.register_failed", error=again.message)
             case _:

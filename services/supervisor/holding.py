@@ -37,6 +37,7 @@ class Holding:
         self.run: Run | None = None
         self.output = OutputBuffer()
         self.failed_starts = 0
+        self.taken = 0  # the highest epoch that was taken up here, held still or not
         self._around = around
         self._lock = asyncio.Lock()
         self._claim: Claim | None = None
@@ -81,9 +82,11 @@ class Holding:
         spec = replace(claim.spec, model=model, small_model=small_model)
         return replace(claim, spec=spec)
 
-    async def _release(self, end_reason: str) -> None:
+    async def _release(self, end_reason: str, *, wait_for_boot: bool = False) -> None:
         if self._claim is not None:
-            await self._around.release(self._claim, end_reason)
+            await self._around.release(
+                self._claim, end_reason, wait_for_boot=wait_for_boot
+            )
         self._claim = None
 
     async def _lose(self, why: str) -> None:
@@ -111,7 +114,9 @@ class Holding:
     async def _take(self) -> Claim:
         # A release that is still to be told would end the run that now begins.
         await self._around.tell_release(self.name)
-        return (await self._around.registry.claim([self.name]))[0]
+        claim = (await self._around.registry.claim([self.name]))[0]
+        self.taken = claim.epoch
+        return claim
 
     async def _take_to_end(self) -> None:
         """A start that failed gave its lease back; the intent to run stands still, and
@@ -173,7 +178,8 @@ class Holding:
         may be repeated."""
         registry = self._around.registry
         try:
-            await registry.release(self.name, epoch)
+            # Not to be had by others in between.
+            await registry.release(self.name, epoch, wait_for_boot=True)
             return (await registry.claim([self.name]))[0]
         except ServiceError as error:
             log.warning("agent.claim_failed", agent=str(self.name), why=error.message)

@@ -50,6 +50,7 @@ class Pulse:
     ttl_s: float
     lost: tuple[AgentName, ...]
     pending: tuple[AgentName, ...]
+    claimable: int = 0  # agents without a holder, of which some may be ours
 
 
 class RegistryClient:
@@ -116,6 +117,7 @@ class RegistryClient:
             ttl_s=reply.ttl.ToTimedelta().total_seconds(),
             lost=tuple(AgentName.parse(name) for name in reply.lost_agents),
             pending=tuple(AgentName.parse(name) for name in reply.pending_agents),
+            claimable=reply.claimable_count,
         )
 
     async def register(self, name: AgentName, spec: resources_pb2.AgentSpec) -> None:
@@ -147,9 +149,22 @@ class RegistryClient:
             )
         return [claim_from_proto(claim) for claim in reply.claims]
 
-    async def release(self, name: AgentName, epoch: int, end_reason: str = "") -> None:
-        """Gives a lease back; without a reason the agent must run elsewhere."""
-        release = pb.LeaseRelease(agent=str(name), epoch=epoch, end_reason=end_reason)
+    async def release(
+        self,
+        name: AgentName,
+        epoch: int,
+        end_reason: str = "",
+        *,
+        wait_for_boot: bool = False,
+    ) -> None:
+        """Gives a lease back; without a reason the agent must run elsewhere, at once or
+        when an instance boots."""
+        release = pb.LeaseRelease(
+            agent=str(name),
+            epoch=epoch,
+            end_reason=end_reason,
+            wait_for_boot=wait_for_boot,
+        )
         with rpc_errors():
             await self._stub.ReleaseAgents(
                 pb.ReleaseAgentsRequest(

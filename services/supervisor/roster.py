@@ -32,6 +32,8 @@ class Roster:
     def __init__(self, around: Surroundings) -> None:
         self._around = around
         self._agents: dict[AgentName, Agent] = {}
+        self._boots = asyncio.Semaphore(BOOTS_AT_ONCE)
+        self._booting: dict[AgentName, int] = {}  # their epochs
         self._leaving = False
 
     @property
@@ -68,17 +70,32 @@ class Roster:
 
     async def boot(self, claims: list[Claim]) -> None:
         """Brings back what was claimed, a few at a time."""
-        turns = asyncio.Semaphore(BOOTS_AT_ONCE)
 
         async def bring_back(claim: Claim) -> None:
-            async with turns:
-                await self._agent(claim.name).resume(claim)
+            self._booting[claim.name] = claim.epoch
+            try:
+                async with self._boots:
+                    await self._agent(claim.name).resume(claim)
+            finally:
+                del self._booting[claim.name]
 
         # Not a task group: one that fails must not cancel the others.
         steps = [bring_back(claim) for claim in claims]
         for result in await asyncio.gather(*steps, return_exceptions=True):
             if isinstance(result, BaseException):
                 log.error("agent.boot_failed", exc_info=result)
+
+    async def take_over(self, claims: Iterable[Claim]) -> None:
+        """Brings back those that are new here; the registry names what is held too."""
+        new = []
+        for claim in claims:
+            agent = self._agents.get(claim.name)
+            taken = agent.taken if agent is not None else 0
+            if claim.epoch > max(taken, self._booting.get(claim.name, 0)):
+                new.append(claim)
+        if new and not self._leaving:
+            log.info("agents.taken_over", agents=[str(claim.name) for claim in new])
+            await self.boot(new)
 
     async def leave(self, grace_s: float) -> None:
         """Stops and saves every agent; each must run elsewhere. Never raises."""

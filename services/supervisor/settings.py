@@ -15,6 +15,7 @@ from services.chassis.parsers import (
     executable,
     instance_id,
     listen_address,
+    natural_int,
     text,
     town_id,
 )
@@ -74,6 +75,14 @@ class Settings:
         help="the stable name of this container, the same after a restart; the host"
         " name if not given",
         example="supervisor-0",
+    )
+    capacity: int = var(
+        "TOWNKEEPER_CAPACITY",
+        natural_int,
+        default=0,
+        help="how many agents this container is for; claims are spread by it, starts by"
+        " name are never refused; 0 means no limit",
+        example="20",
     )
     exec_policy: ExecPolicy = var(
         "TOWNKEEPER_EXEC",

@@ -60,11 +60,15 @@ class Surroundings:
                 runtime=kind,
             ) from None
 
-    async def release(self, claim: Claim, end_reason: str) -> None:
+    async def release(
+        self, claim: Claim, end_reason: str, *, wait_for_boot: bool = False
+    ) -> None:
         """Gives a lease back. A registry that is away is told by the heartbeat."""
         self.ledger.forget(claim.name)
         try:
-            await self.registry.release(claim.name, claim.epoch, end_reason)
+            await self.registry.release(
+                claim.name, claim.epoch, end_reason, wait_for_boot=wait_for_boot
+            )
         except ServiceError as error:
             log.warning(
                 "agent.release_failed", agent=str(claim.name), error=error.message

@@ -99,7 +99,13 @@ class MemoryAgents(MemoryTowns):
             raise refusals.etag_mismatch(name, record.agent.etag)
         if held := self._held(town, name.agent):
             raise refusals.lease_held(name, held.instance, held.epoch)
-        for part in (town.records, town.leases, town.inboxes, town.sequences):
+        for part in (
+            town.records,
+            town.leases,
+            town.inboxes,
+            town.sequences,
+            town.free,
+        ):
             part.pop(name.agent, None)
 
     async def replace_agents(self, town: str, entries: Sequence[Entry]) -> list[str]:

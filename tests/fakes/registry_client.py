@@ -27,16 +27,21 @@ class FakeRegistry:
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     lost: tuple[AgentName, ...] = ()  # what the next heartbeat says as well
     deaf: bool = False  # releases do not reach it
+    claimable: int = 0  # what the next heartbeat says
+    claims: int = 0  # how often it was asked
+    losing_answers: bool = False  # to claims
+    waiting_for_boot: set[AgentName] = field(default_factory=set)
 
     async def heartbeat(self, runs: Iterable[Evidence]) -> Pulse:
         others = tuple(run.agent for run in runs if not self._is_of(run))
-        return Pulse(10.0, self.lost + others, ())
+        return Pulse(10.0, self.lost + others, (), self.claimable)
 
     def _is_of(self, run: Evidence) -> bool:
         return run.agent in self.held and run.epoch == self.epochs[run.agent]
 
     async def claim(self, agents: Iterable[AgentName] = ()) -> list[Claim]:
         names = list(agents) or [n for n in self.specs if n not in self.ended]
+        self.claims += 1
         for name in names:
             if name not in self.specs:
                 raise ServiceError(Reason.AGENT_NOT_FOUND, f"cannot find {name}")
@@ -44,9 +49,18 @@ class FakeRegistry:
                 self.epochs[name] = self.epochs.get(name, 0) + 1
                 self.held.add(name)
                 self.ended.pop(name, None)
+        if self.losing_answers:
+            raise ServiceError(Reason.SERVICE_UNAVAILABLE, "cannot reach the registry")
         return [Claim(n, self.specs[n], self.epochs[n], 0) for n in names]
 
-    async def release(self, name: AgentName, epoch: int, end_reason: str = "") -> None:
+    async def release(
+        self,
+        name: AgentName,
+        epoch: int,
+        end_reason: str = "",
+        *,
+        wait_for_boot: bool = False,
+    ) -> None:
         if self.deaf:
             raise ServiceError(Reason.SERVICE_UNAVAILABLE, "cannot reach the registry")
         if name not in self.held or epoch != self.epochs[name]:
@@ -54,6 +68,8 @@ class FakeRegistry:
         self.held.discard(name)
         if end_reason:
             self.ended[name] = end_reason
+        if wait_for_boot:
+            self.waiting_for_boot.add(name)
 
     async def pending(self, name: AgentName) -> list[InboxMessage]:
         return list(self.waiting)

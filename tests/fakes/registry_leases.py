@@ -5,11 +5,13 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 
 from services.chassis.names import AgentName, InstanceName
 from services.registry import refusals
 from services.registry.agents import Agent, State
 from services.registry.leases import (
+    EXPIRED_SHOWN,
     INSTANCES_MAX,
     Drain,
     Evidence,
@@ -19,9 +21,10 @@ from services.registry.leases import (
     Pulse,
     Release,
     Resolution,
+    alive,
     choose,
 )
-from tests.fakes.registry_town import MemoryTowns
+from tests.fakes.registry_town import MemoryTowns, Record, Town
 
 
 class MemoryLeases(MemoryTowns):
@@ -35,6 +38,9 @@ class MemoryLeases(MemoryTowns):
         if known is None or known.boot_id != boot_id:
             if known is None and len(town.instances) >= INSTANCES_MAX:
                 raise refusals.too_many_instances(name.town)
+            self._sweep(town, self._now() - EXPIRED_SHOWN)
+            if known is not None:
+                self._offer_leases_of(town, known, self._deadline())
             town.registered += 1
             town.drain = None
             known = Instance(
@@ -46,16 +52,15 @@ class MemoryLeases(MemoryTowns):
                 expire_time=self._now(),
                 sequence=town.registered,
             )
-        town.instances[name.instance] = replace(
-            known, address=address, capacity=capacity, expire_time=self._deadline()
-        )
+        self._renew(town, replace(known, address=address, capacity=capacity))
         return self._judged(name.town)[name.instance]
 
     async def heartbeat(
         self, name: InstanceName, boot_id: str, runs: Sequence[Evidence] = ()
     ) -> Pulse:
         town, instance = self._own(name, boot_id)
-        town.instances[name.instance] = replace(instance, expire_time=self._deadline())
+        self._renew(town, instance)
+        self._sweep(town, self._now())
         lost = [run.agent for run in runs if not self._take_in(name, boot_id, run)]
         pending = [
             agent
@@ -65,7 +70,22 @@ class MemoryLeases(MemoryTowns):
         drain = self._drain(town)
         bound = drain is not None and drain.binds(name.instance, boot_id)
         nonce = drain.nonce if drain and bound else ""
-        return Pulse(tuple(lost), tuple(pending), nonce)
+        free = sum(since <= self._now() for since in town.free.values())
+        if nonce or not replace(instance, lease_count=len(runs)).has_room:
+            free = 0
+        return Pulse(tuple(lost), tuple(pending), nonce, free)
+
+    def _sweep(self, town: Town, until: datetime) -> None:
+        """Offers what those lease who were not heard from in time, by then."""
+        for slot in list(town.unswept):
+            other = town.instances.get(slot)
+            if other is None:
+                town.unswept.remove(slot)
+            elif other.expire_time > until:
+                continue
+            elif not alive(other.expire_time, self._now(), self.gap):
+                town.unswept.remove(slot)
+                self._offer_leases_of(town, other, self._now())
 
     def _take_in(self, name: InstanceName, boot_id: str, run: Evidence) -> bool:
         town = self._town(name.town)
@@ -93,8 +113,9 @@ class MemoryLeases(MemoryTowns):
     async def release_instance(self, name: InstanceName, boot_id: str) -> None:
         town = self._town(name.town)
         if name.instance in town.instances:
-            self._own(name, boot_id)
+            _, instance = self._own(name, boot_id)
             del town.instances[name.instance]
+            self._offer_leases_of(town, instance, self._now())
 
     async def resolve(self, name: AgentName) -> Resolution:
         town, found = self._town(name.town), self._judged(name.town)
@@ -116,7 +137,7 @@ class MemoryLeases(MemoryTowns):
         drain = self._drain(town)
         if drain and drain.binds(name.instance, boot_id):
             raise refusals.draining(name, drain.nonce)
-        town.instances[name.instance] = replace(instance, expire_time=self._deadline())
+        self._renew(town, instance)
         if not agents:
             return self._claim_all(name, boot_id, limit)
         for agent in agents:
@@ -136,23 +157,58 @@ class MemoryLeases(MemoryTowns):
         self, name: InstanceName, boot_id: str, limit: int
     ) -> list[tuple[Agent, bool]]:
         town = self._town(name.town)
-        instance = self._judged(name.town)[name.instance]
-        if instance.capacity:
-            limit = min(limit, instance.capacity - instance.lease_count)
+        mates = {
+            slot: one
+            for slot, one in self._judged(name.town).items()
+            if one.state is InstanceState.READY
+        }
         claims = []
         for _, record in self._ordered(town):
             agent = record.agent.name.agent
-            free = (
-                record.agent.state is State.ACTIVE
-                and record.claimable
-                and record.listed < instance.sequence
-                and not self._held(town, agent)
-            )
-            mine = self._mine(town, agent, name, boot_id)
-            if mine or (free and limit > 0):
-                limit -= 0 if mine else 1
-                claims.append(self._claim(name, boot_id, agent))
+            wanted = record.agent.state is State.ACTIVE and record.claimable
+            if self._mine(town, agent, name, boot_id):
+                town.free.pop(agent, None)
+            elif self._held(town, agent) or not wanted:
+                town.free.pop(agent, None)
+                continue
+            elif record.listed >= mates[name.instance].sequence:
+                continue
+            elif self._share(town, record, name.instance, mates, limit):
+                limit -= 1
+            else:
+                continue
+            claims.append(self._claim(name, boot_id, agent))
         return claims
+
+    def _share(
+        self,
+        town: Town,
+        record: Record,
+        slot: str,
+        mates: dict[str, Instance],
+        limit: int,
+    ) -> bool:
+        """Whether the slot takes this agent, rather than leave it to the others."""
+        agent = record.agent.name.agent
+        lease, since = town.leases.get(agent), town.free.get(agent, self._now())
+        own = lease is not None and lease.instance == slot
+        if since > self._now() and not own:
+            return False
+        if own or since + self._ttl <= self._now():
+            found: Instance | None = mates[slot]
+        else:
+            newer = [one for one in mates.values() if record.listed < one.sequence]
+            found = choose(one for one in newer if one.has_room)
+        takes = found is not None and (
+            found.slot != slot or (found.has_room and limit > 0)
+        )
+        if found is not None and takes:
+            count = found.lease_count + 1
+            mates[found.slot] = replace(found, lease_count=count)
+            if found.slot == slot:
+                return True
+        self._offer(town, agent, self._now())
+        return False
 
     def _claim(
         self, name: InstanceName, boot_id: str, agent: str
@@ -166,6 +222,7 @@ class MemoryLeases(MemoryTowns):
             epoch, name.instance, boot_id, acquire_time=self._now()
         )
         record.listed = -1
+        town.free.pop(agent, None)
         record.agent = replace(record.agent, state=State.ACTIVE, end_reason="")
         self._touch(town, record)
         return self._shown(town, record), bool(old and old.instance)
@@ -182,6 +239,10 @@ class MemoryLeases(MemoryTowns):
                 continue
             town.leases[each.agent] = replace(lease, instance="", boot_id="")
             record = town.records[each.agent]
+            if each.wait_for_boot and not each.end_reason:
+                record.listed = town.registered
+            elif not each.end_reason:
+                self._offer(town, each.agent, self._now())
             if each.end_reason:
                 record.agent = replace(
                     record.agent, state=State.ENDED, end_reason=each.end_reason

@@ -49,6 +49,8 @@ class Town:
     requests: dict[str, tuple[Any, Agent, datetime]] = field(default_factory=dict)
     inboxes: dict[str, dict[str, Message]] = field(default_factory=dict)
     sequences: dict[str, int] = field(default_factory=dict)
+    free: dict[str, datetime] = field(default_factory=dict)
+    unswept: set[str] = field(default_factory=set)  # slots, from sign to sign of life
     revision: int = 0
     registered: int = 0
 
@@ -142,6 +144,18 @@ class MemoryTowns:
         if instance.boot_id != boot_id:
             raise refusals.slot_fenced(name, instance.boot_id)
         return town, instance
+
+    def _offer(self, town: Town, agent: str, since: datetime) -> None:
+        town.free[agent] = min(since, town.free.get(agent, since))
+
+    def _offer_leases_of(self, town: Town, instance: Instance, since: datetime) -> None:
+        for agent, lease in town.leases.items():
+            if (lease.instance, lease.boot_id) == (instance.slot, instance.boot_id):
+                self._offer(town, agent, since)
+
+    def _renew(self, town: Town, instance: Instance) -> None:
+        town.instances[instance.slot] = replace(instance, expire_time=self._deadline())
+        town.unswept.add(instance.slot)
 
     def _drain(self, town: Town) -> Drain | None:
         return active_drain(town.drain, town.instances, self._now(), self.gap)

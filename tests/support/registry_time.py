@@ -47,7 +47,7 @@ class RedisTime:
         await self._hash("instances", ("deadline", "registered"), seconds)
         await self._revocations(seconds)
         await self._hash("messages", ("accepted", "settled"), seconds)
-        for name in ("settled", "request_times"):
+        for name in ("settled", "request_times", "free", "deadlines"):
             key = self._keys[name]
             older_ms = round(-seconds * 1000)
             for member in await self._store.execute_command("ZRANGE", key, 0, -1):

@@ -7,8 +7,7 @@ if drain and drain.bound[a.slot] == a.boot then
   return refuse('DRAINING', {nonce = drain.nonce})
 end
 -- Whoever claims is there.
-instance.deadline = now + TTL
-write(INSTANCES, a.slot, instance)
+renew(a.slot, instance)
 
 local function mine(lease)
   return lease and lease.instance == a.slot and lease.boot == a.boot
@@ -21,6 +20,7 @@ local function take(agent, meta, lease)
   })
   meta.state, meta.end_reason, meta.listed = 'active', '', -1
   save(agent, meta)
+  redis.call('ZREM', FREE, agent)
   return {record(agent, meta), lease and lease.instance ~= '' and 1 or 0}
 end
 
@@ -51,42 +51,89 @@ if #a.agents > 0 then
   return {'ok', now, claims}
 end
 
--- What it holds already comes along, for a caller that lost an answer; new leases
--- have the room first, since a lease that is not told is not run.
-local held, new, size = {}, 0, 0
-local members = redis.call('ZRANGEBYLEX', ORDER, '-', '+')
-local room = a.limit
-if instance.capacity > 0 then
-  local count = 0
-  for _, raw in ipairs(redis.call('HVALS', LEASES)) do
-    if mine(cjson.decode(raw)) then count = count + 1 end
+-- New ones are spread over all that are ready: each goes where it fills least.
+local mates, me, by_boot = {}, nil, {}
+local raw = redis.call('HGETALL', INSTANCES)
+for i = 1, #raw, 2 do
+  local slot, found = raw[i], cjson.decode(raw[i + 1])
+  if alive(found) and not (drain and drain.bound[slot] == found.boot) then
+    local limited = found.capacity > 0
+    local mate = {
+      slot = slot, sequence = found.sequence, count = 0,
+      capacity = limited and found.capacity or math.huge,
+      weight = limited and found.capacity or a.weight_unlimited,
+    }
+    mates[#mates + 1], by_boot[slot .. '/' .. found.boot] = mate, mate
+    if slot == a.slot then me = mate end
   end
-  room = math.min(room, instance.capacity - count)
 end
+table.sort(mates, function(one, other) return one.slot < other.slot end)
+for _, each in ipairs(redis.call('HVALS', LEASES)) do
+  local lease = cjson.decode(each)
+  local mate = by_boot[lease.instance .. '/' .. lease.boot]
+  if mate then mate.count = mate.count + 1 end
+end
+
+local function emptiest(listed)
+  local found, least
+  for _, mate in ipairs(mates) do
+    local fill = (mate.count + 1) / mate.weight
+    if mate.count < mate.capacity and listed < mate.sequence
+        and not (found and least <= fill) then
+      found, least = mate, fill
+    end
+  end
+  return found
+end
+
+local new, size, full = 0, 0, false
 local function fits(agent)
   local each = 2 * redis.call('HSTRLEN', SPECS, agent) + 1024
   if size > 0 and size + each > a.bytes_max then return false end
   size = size + each
   return true
 end
-local full = false
+
+-- Takes an agent that nobody holds, or leaves it to others; a claim, or nil.
+local function share(agent, meta, lease)
+  local since = tonumber(redis.call('ZSCORE', FREE, agent) or now)
+  local own = lease and lease.instance == a.slot
+  -- Kept for the slot that had it, which may be about to boot.
+  if since > now and not own then return nil end
+  -- What was left for a TTL to somebody who did not come is for the first that does.
+  local mate = (own or since + TTL <= now) and me or emptiest(meta.listed)
+  if mate == me then
+    local room = new < a.limit and me.count < me.capacity
+    full = full or (room and not fits(agent))
+    if room and not full then
+      new, me.count = new + 1, me.count + 1
+      return take(agent, meta, lease)
+    end
+  elseif mate then
+    mate.count = mate.count + 1
+  end
+  offer(agent, now)
+end
+
+-- What it holds already comes along, for a caller that lost an answer; new leases
+-- have the room first, since a lease that is not told is not run.
+local held = {}
+local members = redis.call('ZRANGEBYLEX', ORDER, '-', '+')
 for i, member in ipairs(members) do
   local agent = string.match(member, '[^/]+$')
   local meta, lease = read(AGENTS, agent), read(LEASES, agent)
   if mine(lease) then
     held[#held + 1] = i
-  elseif new < room and not full and meta.state == 'active' and meta.claimable
-      and meta.listed < instance.sequence and not holder(lease) then
-    full = not fits(agent)
-    if not full then
-      new = new + 1
-      claims[i] = take(agent, meta, lease)
-    end
+  elseif holder(lease) or meta.state ~= 'active' or not meta.claimable then
+    redis.call('ZREM', FREE, agent)
+  elseif meta.listed < instance.sequence then
+    claims[i] = share(agent, meta, lease)
   end
 end
 for _, i in ipairs(held) do
   local agent = string.match(members[i], '[^/]+$')
   full = full or not fits(agent)
+  redis.call('ZREM', FREE, agent)
   if not full then claims[i] = {record(agent, read(AGENTS, agent)), 0} end
 end
 local ordered = {}

@@ -16,6 +16,7 @@ for _, member in ipairs(redis.call('ZRANGEBYLEX', QUEUE, start, stop)) do
 end
 redis.call('ZREM', ORDER, meta.place .. '/' .. a.agent)
 redis.call('HDEL', COUNTERS, 'sequence:' .. a.agent)
+redis.call('ZREM', FREE, a.agent)
 for _, key in ipairs({AGENTS, SPECS, LEASES, WAITING}) do
   redis.call('HDEL', key, a.agent)
 end

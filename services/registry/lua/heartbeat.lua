@@ -2,8 +2,15 @@
 local instance = read(INSTANCES, a.slot)
 local refusal = not_the_boot(instance, a.boot)
 if refusal then return refusal end
-instance.deadline = now + TTL
-write(INSTANCES, a.slot, instance)
+renew(a.slot, instance)
+-- What those lease who were not heard from in time.
+for _, slot in ipairs(redis.call('ZRANGEBYSCORE', DEADLINES, '-inf', now)) do
+  local other = read(INSTANCES, slot)
+  if not (other and alive(other)) then
+    redis.call('ZREM', DEADLINES, slot)
+    if other then offer_leases_of(slot, other.boot, now) end
+  end
+end
 
 local lost = {}
 for _, run in ipairs(a.runs) do
@@ -31,4 +38,8 @@ end
 table.sort(pending)
 local drain = active_drain()
 local bound = drain and drain.bound[a.slot] == a.boot
-return {'ok', now, lost, pending, bound and drain.nonce or ''}
+local free = 0
+if not bound and (instance.capacity == 0 or #a.runs < instance.capacity) then
+  free = redis.call('ZCOUNT', FREE, '-inf', now)
+end
+return {'ok', now, lost, pending, bound and drain.nonce or '', free}

@@ -6,7 +6,7 @@ local LEASES, EPOCHS, INSTANCES, DRAIN = KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local REQUESTS, REQUEST_TIMES = KEYS[8], KEYS[9]
 local MESSAGES, TEXTS, QUEUE = KEYS[10], KEYS[11], KEYS[12]
 local PENDING, SETTLED, WAITING = KEYS[13], KEYS[14], KEYS[15]
-local COUNTERS = KEYS[16]
+local COUNTERS, FREE, DEADLINES = KEYS[16], KEYS[17], KEYS[18]
 
 local TTL, GAP_START, GAP_UNTIL = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local a = cjson.decode(ARGV[4])
@@ -60,6 +60,28 @@ local function holder(lease)
   if instance and instance.boot == lease.boot and alive(instance) then
     return instance
   end
+end
+
+-- Offers an agent that must run to whoever has room, from a time on. FREE holds no more
+-- than hints: who claims looks at the record and at the lease.
+local function offer(agent, from)
+  redis.call('ZADD', FREE, 'LT', from, agent)
+end
+
+-- Offers all that a boot leases.
+local function offer_leases_of(slot, boot, from)
+  local raw = redis.call('HGETALL', LEASES)
+  for i = 1, #raw, 2 do
+    local lease = cjson.decode(raw[i + 1])
+    if lease.instance == slot and lease.boot == boot then offer(raw[i], from) end
+  end
+end
+
+-- Keeps an instance alive for one TTL more.
+local function renew(slot, instance)
+  instance.deadline = now + TTL
+  write(INSTANCES, slot, instance)
+  redis.call('ZADD', DEADLINES, instance.deadline, slot)
 end
 
 -- The drain that is on: one that binds somebody who is still there.

@@ -8,6 +8,10 @@ for _, each in ipairs(a.releases) do
     write(LEASES, each.agent, lease)
     if each.end_reason ~= '' then
       meta.state, meta.end_reason = 'ended', each.end_reason
+    elseif each.wait_for_boot then
+      meta.listed = tonumber(redis.call('HGET', COUNTERS, 'registered') or 0)
+    else
+      offer(each.agent, now)
     end
     save(each.agent, meta)
   else

@@ -4,5 +4,7 @@ if instance then
   local refusal = not_the_boot(instance, a.boot)
   if refusal then return refusal end
   redis.call('HDEL', INSTANCES, a.slot)
+  redis.call('ZREM', DEADLINES, a.slot)
+  offer_leases_of(a.slot, a.boot, now)
 end
 return {'ok', now}

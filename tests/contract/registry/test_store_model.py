@@ -84,7 +84,8 @@ def shown(value: Any) -> Any:
         case Drain():
             return dict(value.bound)
         case Pulse():
-            return (value.lost, value.pending, bool(value.drain_nonce))
+            nonce = bool(value.drain_nonce)
+            return (value.lost, value.pending, nonce, value.claimable)
         case Resolution():
             return (shown(value.instance), value.holds_lease)
         case Message():
@@ -177,10 +178,11 @@ class Model(RuleBasedStateMachine):
         boot=boots,
         agent=agents,
         epoch=epochs,
-        why=st.sampled_from(["", "completed"]),
+        why=st.sampled_from(["", "wait", "completed"]),
     )
     def release(self, slot: str, boot: str, agent: str, epoch: int, why: str) -> None:
-        each = Release(agent, epoch, why)
+        wait = why == "wait"
+        each = Release(agent, epoch, "" if wait else why, wait_for_boot=wait)
         self.both(lambda s: s.release(InstanceName(TOWN, slot), boot, [each]))
 
     @rule(slot=slots, boot=boots)

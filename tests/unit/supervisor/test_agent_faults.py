@@ -301,7 +301,7 @@ async def test_a_lost_lease_does_not_hold_up_the_heartbeat(world: World) -> None
     run = await starting
     stopping = asyncio.create_task(roster.stop(NAME))
     await until(lambda: run.state is State.SAVING)
-    heart = Heartbeat(around, roster, "127.0.0.1:1", 0.0, ignore)
+    heart = Heartbeat(around, roster, ignore, 0.0, ignore)
     world.registry.lost = (NAME,)
 
     async with asyncio.timeout(1):
@@ -324,7 +324,7 @@ async def test_a_release_that_was_not_heard_does_not_end_the_next_run(
     world.registry.deaf = False
 
     run = await roster.start(NAME)
-    await Heartbeat(around, roster, "127.0.0.1:1", 0.0, ignore)._beat_once()
+    await Heartbeat(around, roster, ignore, 0.0, ignore)._beat_once()
 
     assert ({}, {NAME}) == (world.registry.ended, world.registry.held)
     assert State.RUNNING == run.state
@@ -386,5 +386,5 @@ async def test_a_stop_after_a_start_that_failed_is_not_undone_by_a_boot(
     assert ({NAME: "stopped"}, set()) == (world.registry.ended, world.registry.held)
 
 
-async def ignore(why: str) -> None:
+async def ignore(why: str = "") -> None:
     """A supervisor that was replaced would end here."""

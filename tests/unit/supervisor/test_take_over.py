@@ -1,0 +1,150 @@
+"""Agents that lost their holder: asked for when a heartbeat tells of some, brought back
+once."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from services.chassis.errors import ServiceError
+from services.chassis.names import AgentName
+from services.supervisor.heartbeat import Heartbeat
+from services.supervisor.roster import Roster
+from services.supervisor.run import State
+from services.supervisor.runtime import Launch
+from services.supervisor.specs import AgentSpec, Claim, Role
+from services.supervisor.surroundings import Surroundings
+from tests.fakes.registry_client import FakeRegistry
+from tests.fakes.runtime import FakeRuntime
+from tests.fakes.snapshots_client import FakeSnapshots
+from tests.support.containers import NAME, World
+
+SPEC = AgentSpec(rig="r", role=Role.MAYOR, runtime="exec", command=("x",))
+OTHER = AgentName(NAME.town, "other")
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    registry = FakeRegistry(specs={NAME: SPEC})
+    world = World(tmp_path, registry, FakeSnapshots(), FakeRuntime())
+    yield world
+    await world.die()
+
+
+@pytest.fixture
+def around(world: World) -> Surroundings:
+    return world.surroundings()
+
+
+@pytest.fixture
+def roster(around: Surroundings) -> Roster:
+    return Roster(around)
+
+
+async def beat(around: Surroundings, roster: Roster) -> Heartbeat:
+    """One heartbeat, and all that follows from it."""
+    heart = Heartbeat(around, roster, ignore, 0.0, ignore)
+    await heart._beat_once()
+    await around.settle()
+    return heart
+
+
+def _fail(launch: Launch) -> None:
+    raise OSError("no")
+
+
+async def ignore(why: str = "") -> None:
+    """What the test does not come to."""
+
+
+async def test_what_is_offered_is_claimed_and_runs(
+    world: World, around: Surroundings, roster: Roster
+) -> None:
+    """Without anybody having asked for it."""
+    world.registry.claimable = 1
+
+    await beat(around, roster)
+
+    assert State.RUNNING == roster.find(NAME).run.state  # type: ignore[union-attr]
+    await roster.leave(1.0)
+
+
+async def test_nothing_is_asked_for_when_nothing_is_offered(
+    world: World, around: Surroundings, roster: Roster
+) -> None:
+    """A claim goes through all agents of a town: not for each heartbeat."""
+    await beat(around, roster)
+
+    assert 0 == world.registry.claims
+
+
+async def test_what_runs_already_is_left_alone(
+    world: World, around: Surroundings, roster: Roster
+) -> None:
+    """The answer to a claim names all that is held here."""
+    run = await roster.start(NAME)
+    world.registry.specs[OTHER] = SPEC
+    world.registry.claimable = 1
+
+    await beat(around, roster)
+
+    assert run is roster.find(NAME).run
+    assert State.RUNNING == roster.find(OTHER).run.state  # type: ignore[union-attr]
+    await roster.leave(1.0)
+
+
+async def test_a_claim_whose_answer_was_lost_is_asked_for_again(
+    world: World, around: Surroundings, roster: Roster
+) -> None:
+    """The registry has given the agent to us: nobody offers it any more."""
+    world.registry.claimable, world.registry.losing_answers = 1, True
+    heart = await beat(around, roster)
+    world.registry.claimable, world.registry.losing_answers = 0, False
+
+    await heart._beat_once()
+    await around.settle()
+    await heart._beat_once()
+    await around.settle()
+
+    assert State.RUNNING == roster.find(NAME).run.state  # type: ignore[union-attr]
+    assert 2 == world.registry.claims
+    await roster.leave(1.0)
+
+
+async def test_a_claim_that_was_told_late_undoes_no_stop(
+    world: World, around: Surroundings, roster: Roster
+) -> None:
+    """Claimed by a start, told by a claim as well, stopped before that is read."""
+    await roster.start(NAME)
+    claim = Claim(NAME, SPEC, roster.find(NAME).epoch, 0)
+    await roster.stop(NAME, 1.0)
+
+    await roster.take_over([claim])
+
+    assert State.EXITED == roster.find(NAME).run.state  # type: ignore[union-attr]
+    assert 1 == len(world.runtime.handles)
+
+
+async def test_one_that_waits_for_its_turn_is_brought_back_once(
+    world: World, around: Surroundings, roster: Roster
+) -> None:
+    """Told by the next claim as well, while the first is still at work."""
+    claim = (await world.registry.claim())[0]
+
+    await asyncio.gather(roster.take_over([claim]), roster.take_over([claim]))
+
+    assert 1 == len(world.runtime.handles)
+    await roster.leave(1.0)
+
+
+async def test_a_start_that_failed_is_nobody_elses_to_try(
+    world: World, around: Surroundings, roster: Roster
+) -> None:
+    """Whoever asked for it was told."""
+    world.runtime.before = _fail
+
+    with pytest.raises(ServiceError):
+        await roster.start(NAME)
+
+    assert {NAME} == world.registry.waiting_for_boot
