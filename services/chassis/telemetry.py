@@ -71,6 +71,7 @@ class Event(StrEnum):
     SCRUB_FAILED = "scrub.failed"
     STORE_AWAY = "store.away"
     HINTS_BROKEN = "hints.broken"
+    FEED_BROKEN = "feed.broken"
     REVOCATIONS_STALE = "revocations.stale"
     REVOCATIONS_FOLLOWED = "revocations.followed"
     REVOCATIONS_UNKNOWN = "revocations.unknown"

@@ -1,6 +1,7 @@
-"""Who waits for messages of which town, and the hints on their way to them.
+"""Who waits for messages or changes of which town, and the hints on their way to them.
 
-A hint is the id of an agent; "" says that some may have been missed, so list again.
+A hint is the id of an agent; "" says that some may have been missed, so list again. A
+nudge says nothing but that there may be a change.
 """
 
 from __future__ import annotations
@@ -73,3 +74,29 @@ class Watchers:
         """Says to all that hints may have been lost."""
         for town in self._by_town:
             self.tell(town, MISSED)
+
+
+class Nudges:
+    """Who waits for changes of which town: an event each, which they clear."""
+
+    def __init__(self) -> None:
+        self._by_town: dict[str, set[asyncio.Event]] = {}
+
+    @contextmanager
+    def of(self, town: str) -> Iterator[asyncio.Event]:
+        event = asyncio.Event()
+        self._by_town.setdefault(town, set()).add(event)
+        try:
+            yield event
+        finally:
+            self._by_town[town].discard(event)
+            if not self._by_town[town]:
+                del self._by_town[town]
+
+    def tell(self, town: str) -> None:
+        for event in self._by_town.get(town, ()):
+            event.set()
+
+    def tell_all(self) -> None:
+        for town in self._by_town:
+            self.tell(town)

@@ -1,7 +1,8 @@
-"""Page tokens: opaque, and good only for the list that they were made for.
+"""Page tokens, and what makes any token of ours opaque.
 
-The checksum keeps honest mistakes out, such as a token of another list; what a token
-can reach is decided by the caller's credential.
+A token is good only for the list that it was made for. The checksum keeps honest
+mistakes out, such as a token of another list; what a token can reach is decided by the
+caller's credential.
 """
 
 from __future__ import annotations
@@ -31,33 +32,40 @@ def page_size(given: int) -> int:
 
 def page_token(scope: str, after: str) -> str:
     """The token that continues a list behind `after`; empty stays empty."""
-    if not after:
-        return ""
-    raw = _check(scope, after.encode()) + after.encode()
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+    return sealed(scope, after) if after else ""
 
 
 def page_start(scope: str, token: str) -> str:
     """Where the list goes on; raises unless the token was made for this scope."""
-    if not token:
-        return ""
+    after = unsealed(scope, token) if token else ""
+    if after is None:
+        raise ServiceError(
+            Reason.FIELD_INVALID,
+            "cannot use this page token, it is not of this list: begin without one",
+            field="page_token",
+        )
+    return after
+
+
+def sealed(scope: str, text: str) -> str:
+    """The text as a token."""
+    raw = _check(scope, text.encode()) + text.encode()
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def unsealed(scope: str, token: str) -> str | None:
+    """The text that was sealed for this scope; None if it was not."""
     try:
         padded = token + "=" * (-len(token) % 4)
         raw = base64.b64decode(padded.encode("ascii"), b"-_", validate=True)
-        check, after = raw[:_CHECK_BYTES], raw[_CHECK_BYTES:]
-        if after and check == _check(scope, after):
-            return after.decode()
+        check, text = raw[:_CHECK_BYTES], raw[_CHECK_BYTES:]
+        return text.decode() if text and check == _check(scope, text) else None
     except (binascii.Error, UnicodeError):
-        pass
-    raise ServiceError(
-        Reason.FIELD_INVALID,
-        "cannot use this page token, it is not of this list: begin without one",
-        field="page_token",
-    )
+        return None
 
 
-def _check(scope: str, after: bytes) -> bytes:
+def _check(scope: str, text: bytes) -> bytes:
     key = scope.encode()
     digest = hashlib.blake2b(digest_size=_CHECK_BYTES)
-    digest.update(len(key).to_bytes(4, "big") + key + after)
+    digest.update(len(key).to_bytes(4, "big") + key + text)
     return digest.digest()

@@ -95,7 +95,11 @@ class RedisAgents:
 
     async def deregister_agent(self, name: AgentName, etag: str = "") -> None:
         await self._redis.change(
-            "deregister_agent", name.town, agent=name.agent, etag=etag
+            "deregister_agent",
+            name.town,
+            agent=name.agent,
+            etag=etag,
+            gone_kept=self._redis.terms.gone_kept,
         )
 
     async def replace_agents(self, town: str, entries: Sequence[Entry]) -> list[str]:

@@ -1,7 +1,7 @@
 """Hints between replicas: what any of them accepted, all of them hear.
 
 One connection for all towns. While it is broken hints are lost, so everybody is told
-to list again once it is back.
+to look again once it is back.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from redis.exceptions import RedisError
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.redis_pool import Store
 from services.chassis.telemetry import Event
-from services.registry.hints import Watchers
+from services.registry.hints import Nudges, Watchers
 from services.registry.redis_town import channel
 
-_EVERY_TOWN: Final = channel("*")
-_AHEAD, _BEHIND = _EVERY_TOWN.split("*")
+_EVERY_TOWN: Final = channel("*", "*")
+_AHEAD: Final = _EVERY_TOWN.partition("*")[0]
+_OF_MESSAGES: Final = "hints"
 # How long a read may stay silent before it looks whether the connection lives.
 READ_LIMIT_S: Final = 5.0
 RECONNECT_PAUSE_S: Final = 0.2
@@ -34,6 +35,7 @@ class RedisHints:
     """Listens for as long as `listen` runs."""
 
     def __init__(self, store: Store) -> None:
+        self.nudges = Nudges()
         self._store = store
         self._watchers = Watchers()
         self._listening = asyncio.Event()
@@ -81,7 +83,11 @@ class RedisHints:
                 self._listening.set()
                 # Also when the client connected again by itself.
                 self._watchers.missed()
+                self.nudges.tell_all()
             case "pmessage":
-                name = message["channel"].decode()
-                town = name.removeprefix(_AHEAD).removesuffix(_BEHIND)
-                self._watchers.tell(town, message["data"].decode())
+                name = message["channel"].decode().removeprefix(_AHEAD)
+                town, _, what = name.rpartition("}:")
+                if what == _OF_MESSAGES:
+                    self._watchers.tell(town, message["data"].decode())
+                # A message that waits is a change of its agent as well.
+                self.nudges.tell(town)

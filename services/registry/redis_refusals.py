@@ -51,5 +51,6 @@ _TABLE: Final[Mapping[str, Callable[[str, Given], ServiceError]]] = {
     "SETTLED_OTHERWISE": lambda t, g: refusals.settled_otherwise(
         _message(t, g), g["outcome"]
     ),
+    "RESUME_TOKEN_EXPIRED": lambda t, _: refusals.resume_token_expired(t),
     "GENERATION_REQUIRED": lambda t, g: refusals.generation_required(_message(t, g)),
 }

@@ -23,6 +23,7 @@ from services.chassis.clock import Clock, SystemClock
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.redis_pool import Durability, Script, Store, store_errors
 from services.chassis.telemetry import Event
+from services.registry.changes import GONE_KEPT
 from services.registry.inbox import SETTLED_KEPT_S
 from services.registry.leases import TTL_S, Gap
 from services.registry.redis_refusals import refusal
@@ -49,6 +50,9 @@ TOWN_KEYS: Final = (
     "counters",
     "free",
     "deadlines",
+    "changes",
+    "gone",
+    "watch",
 )
 # A caller waits no longer for a store that does not answer.
 ANSWER_LIMIT_S: Final = 2.0
@@ -64,11 +68,12 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How long things last, in seconds."""
+    """How long things last, in seconds; how many deregistrations are remembered."""
 
     ttl_s: float = TTL_S
     settled_kept_s: float = SETTLED_KEPT_S
     requests_kept_s: float = REQUESTS_KEPT_S
+    gone_kept: int = GONE_KEPT
 
     @property
     def tick_s(self) -> float:
@@ -212,9 +217,9 @@ def town_keys(town: str) -> tuple[bytes, ...]:
     return tuple(f"tk:registry:{{{town}}}:{name}".encode() for name in TOWN_KEYS)
 
 
-def channel(town: str) -> str:
-    """Where hints about a town's messages are published."""
-    return f"tk:registry:{{{town}}}:hints"
+def channel(town: str, what: str = "hints") -> str:
+    """Where hints about a town's messages are published, or that it has `changes`."""
+    return f"tk:registry:{{{town}}}:{what}"
 
 
 async def open_store(store: Store, environment: str) -> None:

@@ -175,6 +175,15 @@ def generation_required(name: MessageName) -> ServiceError:
 def watcher_too_slow(town: str) -> ServiceError:
     return ServiceError(
         Reason.WATCHER_TOO_SLOW,
-        "cannot keep more hints for a watcher that does not read: watch again",
+        "cannot keep more for a watcher that does not read: watch again, read faster",
+        town=town,
+    )
+
+
+def resume_token_expired(town: str) -> ServiceError:
+    return ServiceError(
+        Reason.RESUME_TOKEN_EXPIRED,
+        f"cannot go on in towns/{town} from this token, it is too old or of another "
+        "town: watch again without a token",
         town=town,
     )

@@ -7,12 +7,14 @@ every call is safe to repeat. Methods raise the refusals of `refusals.py`.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Protocol
 
 from services.chassis.names import AgentName, InstanceName, MessageName
 from services.registry.agents import Agent, AgentPage, State
+from services.registry.changes import Changes, Position
 from services.registry.entries import Entry
 from services.registry.inbox import (
     Acknowledgement,
@@ -166,6 +168,22 @@ class InboxStore(Protocol):
         missed. Raises WATCHER_TOO_SLOW from the iterator, and STORE_UNAVAILABLE."""
 
 
+class ChangeStore(Protocol):
+    """The log of what changes in the records of towns, as `get_agent` shows them.
+
+    That a lease begins or ceases to be live, by mere time or otherwise, is a change
+    that is written down when the log is next read.
+    """
+
+    async def read_changes(self, town: str, after: Position | None = None) -> Changes:
+        """What changed after a position, oldest first, as far as one page goes; None
+        begins a list of all. Raises RESUME_TOKEN_EXPIRED."""
+
+    def nudges(self, town: str) -> AbstractContextManager[asyncio.Event]:
+        """An event that is set whenever there may be changes. That may come late or
+        not at all, so look from time to time as well."""
+
+
 class RevocationStore(Protocol):
     """Tokens that were taken back, of all towns."""
 
@@ -178,7 +196,9 @@ class RevocationStore(Protocol):
         until now is left out."""
 
 
-class RegistryStore(AgentStore, LeaseStore, InboxStore, RevocationStore, Protocol):
+class RegistryStore(
+    AgentStore, LeaseStore, InboxStore, ChangeStore, RevocationStore, Protocol
+):
     """All of it, over one store."""
 
     async def check(self) -> None:

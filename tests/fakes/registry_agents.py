@@ -107,6 +107,7 @@ class MemoryAgents(MemoryTowns):
             town.free,
         ):
             part.pop(name.agent, None)
+        self._note(town, name, gone=True)
 
     async def replace_agents(self, town: str, entries: Sequence[Entry]) -> list[str]:
         found = self._town(town)

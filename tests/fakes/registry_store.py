@@ -24,12 +24,13 @@ from services.registry.inbox import (
 )
 from services.registry.store import ANSWER_BYTES_MAX
 from tests.fakes.registry_agents import MemoryAgents
+from tests.fakes.registry_changes import MemoryChanges
 from tests.fakes.registry_leases import MemoryLeases
 from tests.fakes.registry_revocations import MemoryRevocations
 from tests.fakes.registry_town import Town
 
 
-class MemoryStore(MemoryAgents, MemoryLeases, MemoryRevocations):
+class MemoryStore(MemoryAgents, MemoryLeases, MemoryChanges, MemoryRevocations):
     """RegistryStore in memory."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -57,6 +58,7 @@ class MemoryStore(MemoryAgents, MemoryLeases, MemoryRevocations):
             name, text, model, MessageState.PENDING, sequence, self._now()
         )
         inbox[name.message] = message
+        self._note(town, agent)
         self.watchers.tell(name.town, name.agent)
         return message, True
 
@@ -108,6 +110,8 @@ class MemoryStore(MemoryAgents, MemoryLeases, MemoryRevocations):
         if proof.generation > record.agent.generation:
             record.agent = replace(record.agent, generation=proof.generation)
             self._touch(town, record)
+        else:
+            self._note(town, record.agent.name)
         return settled
 
     async def waiting_agents(self, town: str) -> list[str]:

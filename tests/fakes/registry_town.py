@@ -11,6 +11,8 @@ from services.chassis.errors import ServiceError
 from services.chassis.names import AgentName, InstanceName
 from services.registry import refusals
 from services.registry.agents import Agent, State
+from services.registry.changes import GONE_KEPT
+from services.registry.hints import Nudges
 from services.registry.inbox import SETTLED_KEPT_S, Message, MessageState
 from services.registry.leases import (
     TTL_S,
@@ -53,6 +55,13 @@ class Town:
     unswept: set[str] = field(default_factory=set)  # slots, from sign to sign of life
     revision: int = 0
     registered: int = 0
+    # For watches: the last change of each record, of those that are gone, and which
+    # instances were live when somebody looked last.
+    log: str = ""
+    changes: dict[str, int] = field(default_factory=dict)
+    gone: dict[str, int] = field(default_factory=dict)
+    compacted: int = 0
+    lives: dict[str, str] = field(default_factory=dict)
 
 
 class MemoryTowns:
@@ -65,13 +74,16 @@ class MemoryTowns:
         ttl_s: float = TTL_S,
         settled_kept_s: float = SETTLED_KEPT_S,
         requests_kept_s: float = 24 * 3600.0,
+        gone_kept: int = GONE_KEPT,
     ) -> None:
         self.clock = clock or SystemClock()
+        self.nudged = Nudges()
         self.gap: Gap | None = None
         self.failure: ServiceError | None = None
         self._ttl = timedelta(seconds=ttl_s)
         self._settled_kept = timedelta(seconds=settled_kept_s)
         self._requests_kept = timedelta(seconds=requests_kept_s)
+        self._gone_kept = gone_kept
         self._towns: dict[str, Town] = {}
 
     def _now(self) -> datetime:
@@ -95,8 +107,18 @@ class MemoryTowns:
         now = self._now()
         return Agent(name, None, State.CONFIGURED, "", now, now)
 
-    def _touch(self, town: Town, record: Record) -> None:
+    def _note(self, town: Town, name: AgentName, *, gone: bool = False) -> None:
+        """Logs that what is shown of an agent has changed, or that it went."""
         town.revision += 1
+        for log in (town.changes, town.gone):
+            log.pop(name.agent, None)
+        (town.gone if gone else town.changes)[name.agent] = town.revision
+        while len(town.gone) > self._gone_kept:
+            town.compacted = town.gone.pop(next(iter(town.gone)))
+        self.nudged.tell(name.town)
+
+    def _touch(self, town: Town, record: Record) -> None:
+        self._note(town, record.agent.name)
         record.agent = replace(
             record.agent, etag=str(town.revision), update_time=self._now()
         )

@@ -29,5 +29,7 @@ end
 if a.generation > meta.generation then
   meta.generation = a.generation
   save(a.agent, meta)
+else
+  note(a.agent)
 end
 return {'ok', now, cjson.encode(message), redis.call('HGET', TEXTS, field)}

@@ -20,4 +20,13 @@ redis.call('ZREM', FREE, a.agent)
 for _, key in ipairs({AGENTS, SPECS, LEASES, WAITING}) do
   redis.call('HDEL', key, a.agent)
 end
+
+redis.call('ZREM', CHANGES, a.agent)
+redis.call('ZADD', GONE, next_revision(), a.agent)
+local beyond = redis.call('ZCARD', GONE) - a.gone_kept
+if beyond > 0 then
+  -- Who has not heard of these by now must list again.
+  local dropped = redis.call('ZPOPMIN', GONE, beyond)
+  redis.call('HSET', WATCH, 'compacted', dropped[#dropped])
+end
 return {'ok', now}

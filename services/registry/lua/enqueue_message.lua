@@ -28,5 +28,8 @@ redis.call('HSET', TEXTS, field, ARGV[5])
 redis.call('ZADD', QUEUE, 0, member)
 redis.call('ZADD', PENDING, 0, member)
 redis.call('HINCRBY', WAITING, a.agent, 1)
+-- Who listens for changes hears this one as well.
+told = true
+note(a.agent)
 redis.call('PUBLISH', a.channel, a.agent)
 return {'ok', now, 1, cjson.encode(message)}

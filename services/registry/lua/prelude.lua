@@ -7,6 +7,7 @@ local REQUESTS, REQUEST_TIMES = KEYS[8], KEYS[9]
 local MESSAGES, TEXTS, QUEUE = KEYS[10], KEYS[11], KEYS[12]
 local PENDING, SETTLED, WAITING = KEYS[13], KEYS[14], KEYS[15]
 local COUNTERS, FREE, DEADLINES = KEYS[16], KEYS[17], KEYS[18]
+local CHANGES, GONE, WATCH = KEYS[19], KEYS[20], KEYS[21]
 
 local TTL, GAP_START, GAP_UNTIL = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local a = cjson.decode(ARGV[4])
@@ -25,9 +26,29 @@ local function write(key, field, value)
   redis.call('HSET', key, field, cjson.encode(value))
 end
 
+-- Whether watchers were told already; they read when the whole script is over.
+local told = false
+
+-- The next revision of the town, for a change that watchers are to hear of.
+local function next_revision()
+  if not told then
+    redis.call('PUBLISH', string.gsub(KEYS[1], 'agents$', 'changes'), '')
+    told = true
+  end
+  return redis.call('HINCRBY', COUNTERS, 'revision', 1)
+end
+
+-- Logs that what is shown of an agent has changed.
+local function note(agent)
+  local revision = next_revision()
+  redis.call('ZADD', CHANGES, revision, agent)
+  return revision
+end
+
 -- Marks a record as changed and stores it.
 local function save(agent, meta)
-  meta.revision = redis.call('HINCRBY', COUNTERS, 'revision', 1)
+  if not meta.revision then redis.call('ZREM', GONE, agent) end
+  meta.revision = note(agent)
   meta.updated = now
   write(AGENTS, agent, meta)
 end

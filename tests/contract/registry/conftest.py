@@ -11,6 +11,7 @@ import pytest
 
 from services.chassis.redis_pool import connect
 from services.registry.redis_store import opened
+from services.registry.redis_town import Terms
 from services.registry.store import RegistryStore
 from tests.fakes.registry_store import MemoryStore
 from tests.support.clock import ManualClock
@@ -18,6 +19,9 @@ from tests.support.redis_server import ValkeyProcess
 from tests.support.registry_server import Registry, serving
 from tests.support.registry_time import ClockTime, RedisTime, Time
 from tests.support.tokens import TOWN
+
+# Few, so that a test can go beyond what is remembered.
+GONE_KEPT = 3
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +33,7 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyProcess]:
 @asynccontextmanager
 async def _in_memory() -> AsyncIterator[tuple[RegistryStore, Time]]:
     clock = ManualClock()
-    yield MemoryStore(clock), ClockTime(clock)
+    yield MemoryStore(clock, gone_kept=GONE_KEPT), ClockTime(clock)
 
 
 @asynccontextmanager
@@ -39,7 +43,8 @@ async def _in_valkey(
     valkey.flush()
     redis = await connect(valkey.url)
     try:
-        async with opened(redis, environment="tests") as store:
+        terms = Terms(gone_kept=GONE_KEPT)
+        async with opened(redis, environment="tests", terms=terms) as store:
             yield store, RedisTime(redis, TOWN)
     finally:
         await redis.aclose()

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from services.chassis.errors import Reason, ServiceError
-from services.registry.hints import HINTS_MAX, MISSED, Watcher, Watchers
+from services.registry.hints import HINTS_MAX, MISSED, Nudges, Watcher, Watchers
 
 
 async def test_hints_name_each_agent_once_in_order():
@@ -67,3 +67,19 @@ async def test_hints_reach_the_watchers_of_the_town_while_they_watch():
             assert [MISSED, "a"] == [await anext(watcher), await anext(watcher)]
         assert [MISSED] * 2 == [await anext(gone), await anext(other)]
         assert not gone._agents
+
+
+def test_nudges_reach_those_who_wait_for_the_town():
+    """No other town's, and none that has gone; after a loss all are nudged."""
+    made = Nudges()
+    with made.of("t") as one, made.of("t") as two, made.of("other") as other:
+        with made.of("t") as gone:
+            pass
+        made.tell("t")
+
+        assert [True, True, False, False] == [
+            event.is_set() for event in (one, two, other, gone)
+        ]
+        made.tell_all()
+        assert other.is_set()
+    assert not made._by_town
