@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from services.chassis.auth import Kind, current_caller
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName, TownName, check_id
 from services.registry import wire
+from services.registry.agent_feed import Watches
+from services.registry.changes import Step, resume_position
 from services.registry.entries import parse_entries
 from services.registry.pages import page_size, page_start, page_token
 from services.registry.specs import check_paths, problems_of, refuse, updated
@@ -17,12 +21,15 @@ from townkeeper.registry.v1 import registry_pb2 as pb
 
 # An update reads, then writes that version; heartbeats may change it in between.
 UPDATE_TRIES: Final = 5
+# What a watch is sent, by whether it shows values; gone with the step.
+_messages: Final = WeakKeyDictionary[Step, dict[bool, pb.WatchAgentsResponse]]()
 
 
 class AgentsServicer:
     """Records of agents."""
 
     _agents: AgentStore
+    _watches: Watches
 
     async def RegisterAgent(
         self, request: pb.RegisterAgentRequest, context: Any
@@ -116,9 +123,13 @@ class AgentsServicer:
     async def WatchAgents(
         self, request: pb.WatchAgentsRequest, context: Any
     ) -> AsyncIterator[pb.WatchAgentsResponse]:
-        TownName.parse(request.parent)
-        raise not_served_yet("watch agents", "list them and compare their etags")
-        yield
+        town = TownName.parse(request.parent).town
+        position = resume_position(town, request.resume_token)
+        reveal = _trusted()
+        async with aclosing(self._watches.watch(town, position)) as steps:
+            async for step in steps:
+                yield _step_message(town, step, reveal)
+                del step
 
     async def IssueAgentToken(
         self, request: pb.IssueAgentTokenRequest, context: Any
@@ -130,6 +141,14 @@ class AgentsServicer:
 def _trusted() -> bool:
     """Whether the caller may see the values of variables, and entries."""
     return current_caller.get().kind is Kind.CONTAINER
+
+
+def _step_message(town: str, step: Step, reveal: bool) -> pb.WatchAgentsResponse:
+    """The step as a message, made once for all who are sent the same."""
+    made = _messages.setdefault(step, {})
+    if reveal not in made:
+        made[reveal] = wire.step_to_proto(town, step, reveal=reveal)
+    return made[reveal]
 
 
 def not_served_yet(what: str, instead: str) -> ServiceError:

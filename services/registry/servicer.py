@@ -8,6 +8,7 @@ from typing import Any
 
 from services.chassis.clock import Clock, SystemClock
 from services.chassis.names import TownName
+from services.registry.agent_feed import DEFAULTS, Limits, Watches
 from services.registry.agents_servicer import AgentsServicer
 from services.registry.inbox_servicer import InboxServicer
 from services.registry.leases import HEARTBEAT_INTERVAL_S, TTL_S
@@ -37,8 +38,10 @@ class RegistryServicer(
         clock: Clock | None = None,
         ttl_s: float = TTL_S,
         heartbeat_interval_s: float = HEARTBEAT_INTERVAL_S,
+        limits: Limits = DEFAULTS,
     ) -> None:
         self._agents = store
+        self._watches = Watches(store, limits)
         self._leases = store
         self._inbox = store
         self._revocations = store

@@ -13,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName, InstanceName, check_id
 from services.registry.agents import Agent, State
+from services.registry.changes import Step, resume_token
 from services.registry.inbox import Message, MessageState
 from services.registry.leases import Instance, InstanceState, Lease
 from services.registry.specs import (
@@ -24,6 +25,7 @@ from services.registry.specs import (
     Runtime,
     refuse,
 )
+from townkeeper.registry.v1 import registry_pb2 as calls
 from townkeeper.registry.v1 import resources_pb2 as pb
 
 K = TypeVar("K", bound=int)
@@ -142,6 +144,17 @@ def agent_to_proto(agent: Agent, *, reveal: bool) -> pb.Agent:
     )
     if agent.lease is not None:
         message.lease.CopyFrom(_lease_to_proto(agent.name.town, agent.lease))
+    return message
+
+
+def step_to_proto(town: str, step: Step, *, reveal: bool) -> calls.WatchAgentsResponse:
+    message = calls.WatchAgentsResponse(resume_token=resume_token(town, step.position))
+    if step.changed is not None:
+        message.changed.CopyFrom(agent_to_proto(step.changed, reveal=reveal))
+    elif step.deregistered is not None:
+        message.deregistered = str(step.deregistered)
+    else:
+        message.synced = True
     return message
 
 

@@ -47,6 +47,11 @@ class RegistryProcess:
     ) -> None:
         self.kill()
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Returns when it says that it is ready."""
         self._process = self._spawn()

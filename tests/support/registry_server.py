@@ -16,6 +16,7 @@ from services.chassis.auth import Kind
 from services.chassis.clock import Clock
 from services.chassis.errors import ServiceError
 from services.chassis.revocations import RevocationList
+from services.registry.agent_feed import DEFAULTS, Limits
 from services.registry.policy import POLICY, SERVICE
 from services.registry.revocation_feed import RevocationFeed
 from services.registry.servicer import RegistryServicer
@@ -51,7 +52,9 @@ class Registry:
 
 
 @asynccontextmanager
-async def serving(folder: Path, clock: Clock | None = None) -> AsyncIterator[Registry]:
+async def serving(
+    folder: Path, clock: Clock | None = None, limits: Limits = DEFAULTS
+) -> AsyncIterator[Registry]:
     """On a clock that stands, unless another is given; revocations need the real one,
     by which tokens are minted. Nothing but the calls asks the store for them."""
     tokens = Tokens(folder)
@@ -60,7 +63,7 @@ async def serving(folder: Path, clock: Clock | None = None) -> AsyncIterator[Reg
     feed = RevocationFeed(store, known)
     await feed.refresh()
     verifier = tokens.verifier(revocations=known)
-    servicer = RegistryServicer(store, verifier.jwks, feed)
+    servicer = RegistryServicer(store, verifier.jwks, feed, limits=limits)
 
     def add(server: grpc.aio.Server) -> None:
         registry_pb2_grpc.add_RegistryServiceServicer_to_server(servicer, server)

@@ -310,7 +310,6 @@ SERVED = [
     for method in METHODS
     if method
     not in {
-        "WatchAgents",
         "GetPublicKeys",  # asks no store
         "IssueAgentToken",
         "RevokeTokens",

@@ -150,7 +150,6 @@ class TestReplace:
 @pytest.mark.parametrize(
     ("method", "asked", "instead"),
     [
-        ("WatchAgents", pb.WatchAgentsRequest(parent=PARENT), "list them"),
         (
             "IssueAgentToken",
             pb.IssueAgentTokenRequest(name=str(MAYOR)),

@@ -127,6 +127,12 @@ class TestCluster:
         await stub.EnqueueMessage(enqueue("m-1"))
         assert str(MAYOR) == (await watch.read()).agent
         watch.cancel()
+        agents = stub.WatchAgents(pb.WatchAgentsRequest(parent=PARENT))
+        assert str(MAYOR) == (await agents.read()).changed.name
+        assert (await agents.read()).synced
+        await stub.EnqueueMessage(enqueue("m-2"))
+        assert 2 == (await agents.read()).changed.pending_messages_count
+        agents.cancel()
         await stub.Heartbeat(pb.HeartbeatRequest(name=str(FIRST), boot_id=BOOT))
         await stub.AcknowledgeMessage(
             pb.AcknowledgeMessageRequest(
