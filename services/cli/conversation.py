@@ -15,6 +15,7 @@ from services.cli.connection import Session, connected
 from services.cli.output import moment, plain, word
 from services.cli.problems import Exit, Problem
 from services.cli.tokens import seconds
+from services.cli.town_watch import watch_town
 from townkeeper.registry.v1 import registry_pb2
 from townkeeper.registry.v1.resources_pb2 import Message
 from townkeeper.supervisor.v1 import supervisor_pb2
@@ -102,18 +103,30 @@ def _settled(session: Session, accepted: Message, limit_s: float) -> Message:
 @connected
 def watch(
     session: Session,
-    agent: AgentId,
+    agent: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[AGENT]", help="Its id, or towns/T/agents/A; else the town's."
+        ),
+    ] = None,
     follow: Annotated[
-        bool, typer.Option(help="Go on with new events, until Ctrl-C.")
+        bool, typer.Option(help="Go on with what is new, until Ctrl-C.")
     ] = True,
     resume_token: Annotated[
-        str, typer.Option(help="Go on after an event seen before.")
+        str, typer.Option(help="Go on after what was seen before.")
     ] = "",
 ) -> None:
     """Print what happens in an agent, the events that are kept first.
 
+    Without an agent: print the agents of the town, then what changes in them.
+
     Example: townkeeper agents watch mayor --no-follow --json
+
+    Example: townkeeper agents watch --json
     """
+    if agent is None:
+        watch_town(session, follow=follow, resume_token=resume_token)
+        return
     name = session.agent(agent)
     request = supervisor_pb2.WatchEventsRequest(
         parent=str(name), resume_token=resume_token, kept_only=not follow

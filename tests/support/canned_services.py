@@ -5,7 +5,7 @@ For clients: what they sent is in `requests`; what they are told is in `answers`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from types import TracebackType
 from typing import Any, Self
@@ -21,15 +21,16 @@ from townkeeper.snapshots.v1 import snapshots_pb2
 from townkeeper.supervisor.v1 import supervisor_pb2
 
 _FILES = (registry_pb2, snapshots_pb2, supervisor_pb2)
-# One message, or several for a stream or for one call after another, or a refusal.
-Answer = Message | ServiceError | Sequence[Message]
+# One message, or several for a stream or for one call after another, or a refusal; the
+# last of a stream may be one too.
+Answer = Message | ServiceError | Sequence[Message | ServiceError]
 
 
 class CannedServices(grpc.GenericRpcHandler):
     """Answers by method name; a method without an answer is UNIMPLEMENTED."""
 
     def __init__(self) -> None:
-        self.answers: dict[str, Answer] = {}
+        self.answers: dict[str, Answer | Callable[[Any], Answer]] = {}
         self.requests: list[Message] = []
         self.authorization = ""
         self._asked: dict[str, int] = {}
@@ -76,15 +77,16 @@ class CannedServices(grpc.GenericRpcHandler):
 
         def stream(request: Message, context: grpc.ServicerContext) -> Iterator[Any]:
             answer = self._answer(method.name, request, context)
-            yield from [answer] if isinstance(answer, Message) else answer
+            for one in [answer] if isinstance(answer, Message) else answer:
+                yield one if isinstance(one, Message) else _refuse(context, one)
 
         def unary(request: Message, context: grpc.ServicerContext) -> Message:
             answer = self._answer(method.name, request, context)
             if isinstance(answer, Message):
                 return answer
             turn = self._asked[method.name] = self._asked.get(method.name, -1) + 1
-            found: Message = answer[min(turn, len(answer) - 1)]
-            return found
+            found = answer[min(turn, len(answer) - 1)]
+            return found if isinstance(found, Message) else _refuse(context, found)
 
         def collect(
             requests: Iterator[Message], context: grpc.ServicerContext
@@ -102,12 +104,19 @@ class CannedServices(grpc.GenericRpcHandler):
 
     def _answer(
         self, name: str, request: Message, context: grpc.ServicerContext
-    ) -> Message | Sequence[Message]:
+    ) -> Message | Sequence[Message | ServiceError]:
         self.requests.append(request)
         answer = self.answers.get(name)
+        if callable(answer):
+            answer = answer(request)
         if answer is None:
             context.abort(grpc.StatusCode.UNIMPLEMENTED, f"no answer for {name}")
         if isinstance(answer, ServiceError):
-            context.abort_with_status(rpc_status.to_status(to_status(answer)))
-        assert not isinstance(answer, ServiceError | None), "aborted above"
+            return _refuse(context, answer)
+        assert answer is not None, "aborted above"
         return answer
+
+
+def _refuse(context: grpc.ServicerContext, error: ServiceError) -> Message:
+    context.abort_with_status(rpc_status.to_status(to_status(error)))
+    raise AssertionError("aborted above")
