@@ -110,13 +110,14 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """What a heartbeat learns: leases lost, inboxes that wait, a drain's nonce, and how
-    many agents are on offer."""
+    """What a heartbeat learns: leases lost, inboxes that wait, a drain's nonce, how
+    many agents are on offer and how many instances are alive."""
 
     lost: tuple[str, ...] = ()
     pending: tuple[str, ...] = ()
     drain_nonce: str = ""
     claimable: int = 0
+    living: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,7 @@ class LeasesServicer:
             pending_agents=wire.agent_names(name.town, pulse.pending),
             drain_nonce=pulse.drain_nonce,
             claimable_count=pulse.claimable,
+            live_instances_count=pulse.living,
         )
 
     async def ListInstances(

@@ -96,8 +96,14 @@ class RedisLeases:
                 for run in runs
             ],
         )
-        lost, pending, nonce, free = answer.values
-        return Pulse(tuple(texts(lost)), tuple(texts(pending)), nonce.decode(), free)
+        lost, pending, nonce, free, living = answer.values
+        return Pulse(
+            lost=tuple(texts(lost)),
+            pending=tuple(texts(pending)),
+            drain_nonce=nonce.decode(),
+            claimable=free,
+            living=living,
+        )
 
     async def list_instances(self, town: str) -> list[Instance]:
         return (await self._read(town)).judged()

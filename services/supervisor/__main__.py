@@ -29,6 +29,7 @@ from services.chassis.telemetry import configure_logging
 from services.supervisor import spawn
 from services.supervisor.errand import report_failure
 from services.supervisor.events import EventLog
+from services.supervisor.freezer import Freezer
 from services.supervisor.heartbeat import Heartbeat
 from services.supervisor.hydrate import Hydrator
 from services.supervisor.ledger import Ledger
@@ -80,9 +81,14 @@ async def serve(settings: Settings) -> None:
         )
         interval_s, claims = await _register(around, register)
         await _end_strangers(around, claims)
-        heart = Heartbeat(around, roster, register, interval_s, replaced)
+        freezer = Freezer(settings.town, around.ledger, around.events)
+        heart = Heartbeat(
+            *(around, roster, register, interval_s, replaced),
+            freezer=freezer if settings.freezes else None,
+        )
         for name, step in (
             ("heartbeat", heart.beat()),
+            ("freezer", freezer.watch()),
             ("inbox watch", heart.watch_messages()),
             ("revocations", around.registry.follow_revocations(known)),
             ("boot", roster.boot(claims)),

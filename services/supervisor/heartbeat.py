@@ -9,6 +9,7 @@ from typing import Final
 import structlog
 
 from services.chassis.errors import Reason, ServiceError
+from services.supervisor.freezer import Freezer
 from services.supervisor.registry_client import RegistryClient
 from services.supervisor.roster import Roster
 from services.supervisor.run import backoff_s
@@ -29,6 +30,7 @@ class Heartbeat:
         register: Callable[[], Awaitable[object]],
         interval_s: float,
         on_replaced: Callable[[str], Awaitable[None]],
+        freezer: Freezer | None = None,
     ) -> None:
         self._around = around
         self._registry: RegistryClient = around.registry
@@ -36,6 +38,7 @@ class Heartbeat:
         self._register = register
         self._interval_s = interval_s
         self._on_replaced = on_replaced
+        self._freezer = freezer
         self._claiming = False
         self._untold = False  # a claim whose answer was lost may have given us agents
         self.missed = 0  # heartbeats in a row that nobody answered
@@ -53,10 +56,13 @@ class Heartbeat:
 
     async def _beat_once(self) -> None:
         evidence = self._roster.evidence()
+        sent_at = asyncio.get_running_loop().time()
         pulse = await self._registry.heartbeat(evidence)
         # The epochs that were shown: a lease taken since is not what was lost.
         lost = {one.agent: one.epoch for one in evidence if one.agent in pulse.lost}
         self._roster.lost(lost, "the lease is another instance's now")
+        if self._freezer is not None:
+            await self._freezer.renewed(sent_at, pulse.ttl_s, pulse.living, lost)
         self._roster.wake(pulse.pending)
         if (pulse.claimable or self._untold) and not self._claiming:
             self._around.keep(self._claim())

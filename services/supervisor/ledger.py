@@ -46,22 +46,35 @@ class Ledger:
 
     def leftovers(self, name: AgentName) -> list[ProcessIdentity]:
         """Processes of the agent's recorded run that still live."""
-        try:
-            entry = json.loads(self._path(name).read_text())
-            run, process = str(entry["run"]), entry.get("process")
-            roots = [ProcessIdentity(*process)] if process else []
-        except (OSError, ValueError, KeyError, TypeError):
-            return []
+        run, roots = self._read(name)
         return spawn.leftovers([run], roots)
+
+    def processes(self, town: str) -> list[ProcessIdentity]:
+        """All that lives of all agents."""
+        runs, roots = [], []
+        for name in self.agents(town):
+            run, root = self._read(name)
+            runs.append(run)
+            roots += root
+        return spawn.leftovers(runs, roots)
 
     async def end(self, name: AgentName) -> int:
         """Kills what is left of the agent's recorded run; returns how many."""
         found = self.leftovers(name)
         if found:
-            entry = json.loads(self._path(name).read_text())
-            await spawn.kill_tree([str(entry["run"])], found)
+            run, _ = self._read(name)
+            await spawn.kill_tree([run], found)
         self.forget(name)
         return len(found)
+
+    def _read(self, name: AgentName) -> tuple[str, list[ProcessIdentity]]:
+        """The recorded run and its process; neither when there is no sound entry."""
+        try:
+            entry = json.loads(self._path(name).read_text())
+            run, process = str(entry["run"]), entry.get("process")
+            return run, [ProcessIdentity(*process)] if process else []
+        except (OSError, ValueError, KeyError, TypeError):
+            return "", []
 
     def _path(self, name: AgentName) -> Path:
         return self._folder / f"{name.agent}.json"

@@ -51,6 +51,7 @@ class Pulse:
     lost: tuple[AgentName, ...]
     pending: tuple[AgentName, ...]
     claimable: int = 0  # agents without a holder, of which some may be ours
+    living: int = 1  # instances of the town, this one included
 
 
 class RegistryClient:
@@ -118,6 +119,7 @@ class RegistryClient:
             lost=tuple(AgentName.parse(name) for name in reply.lost_agents),
             pending=tuple(AgentName.parse(name) for name in reply.pending_agents),
             claimable=reply.claimable_count,
+            living=reply.live_instances_count,
         )
 
     async def register(self, name: AgentName, spec: resources_pb2.AgentSpec) -> None:

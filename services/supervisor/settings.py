@@ -16,6 +16,7 @@ from services.chassis.parsers import (
     instance_id,
     listen_address,
     natural_int,
+    one_of,
     text,
     town_id,
 )
@@ -84,6 +85,14 @@ class Settings:
         " name are never refused; 0 means no limit",
         example="20",
     )
+    on_lease_unknown: str = var(
+        "TOWNKEEPER_ON_LEASE_UNKNOWN",
+        one_of("freeze", "continue"),
+        default="freeze",
+        help="what agents do when the registry cannot be reached until their leases may"
+        " be others': `freeze` stops their processes until it can, where the town has"
+        " other instances; `continue` lets two run for a while",
+    )
     exec_policy: ExecPolicy = var(
         "TOWNKEEPER_EXEC",
         ExecPolicy.parse,
@@ -102,6 +111,11 @@ class Settings:
     trust: OptionalTrustSettings = group(OptionalTrustSettings)
     tls: TlsSettings = group(TlsSettings)
     metrics: MetricsSettings = group(MetricsSettings)
+
+    @property
+    def freezes(self) -> bool:
+        """Whether agents stand still when nobody can say whose they are."""
+        return self.on_lease_unknown == "freeze"
 
     @property
     def instance(self) -> str:

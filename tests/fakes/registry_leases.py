@@ -73,7 +73,8 @@ class MemoryLeases(MemoryTowns):
         free = sum(since <= self._now() for since in town.free.values())
         if nonce or not replace(instance, lease_count=len(runs)).has_room:
             free = 0
-        return Pulse(tuple(lost), tuple(pending), nonce, free)
+        living = sum(one.expire_time > self._now() for one in town.instances.values())
+        return Pulse(tuple(lost), tuple(pending), nonce, free, living)
 
     def _sweep(self, town: Town, until: datetime) -> None:
         """Offers what those lease who were not heard from in time, by then."""

@@ -95,6 +95,8 @@ class Side:
                 slot=root.name,
                 snapshots=self.snapshots.address,
                 TOWNKEEPER_REGISTRY_ADDR=self.registry.address,
+                # Else it would wake up, stand still at once, and have nothing to save.
+                TOWNKEEPER_ON_LEASE_UNKNOWN="continue",
             )
         )
 

@@ -123,6 +123,8 @@ def test_an_owner_cut_off_from_the_registry_is_fenced_by_its_next_save(
             town="cut",
             slot="one",
             TOWNKEEPER_REGISTRY_ADDR=way.address,
+            # Else it would stand still by then, and have nothing to save.
+            TOWNKEEPER_ON_LEASE_UNKNOWN="continue",
         ) as one,
     ):
         town.started("a", *TICKING)

@@ -42,4 +42,5 @@ local free = 0
 if not bound and (instance.capacity == 0 or #a.runs < instance.capacity) then
   free = redis.call('ZCOUNT', FREE, '-inf', now)
 end
-return {'ok', now, lost, pending, bound and drain.nonce or '', free}
+local living = redis.call('ZCOUNT', DEADLINES, '(' .. now, '+inf')
+return {'ok', now, lost, pending, bound and drain.nonce or '', free, living}

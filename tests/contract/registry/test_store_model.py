@@ -85,7 +85,8 @@ def shown(value: Any) -> Any:
             return dict(value.bound)
         case Pulse():
             nonce = bool(value.drain_nonce)
-            return (value.lost, value.pending, nonce, value.claimable)
+            counts = (value.claimable, value.living)
+            return (value.lost, value.pending, nonce, *counts)
         case Resolution():
             return (shown(value.instance), value.holds_lease)
         case Message():
