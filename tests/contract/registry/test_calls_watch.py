@@ -122,6 +122,20 @@ async def test_values_are_for_containers_only(registry: Registry, kind):
         assert (kind is Kind.CONTAINER) == ("s3cret" in str(one))
 
 
+async def test_values_stay_with_containers_that_watch_beside_others(registry):
+    """One change goes to all, to each as it may be seen."""
+    kinds = [Kind.USER, Kind.CONTAINER, Kind.OPERATOR]
+    calls = [watch(registry.stub(kind)) for kind in kinds]
+    for call in calls:
+        await listed(call)
+    await registry.store.register_agent(MAYOR, OTHER_SPEC)
+
+    found = [(await step(call)).changed.spec for call in calls]
+
+    assert ["", "s3cret", ""] == [spec.env_vars["GIT_TOKEN"] for spec in found]
+    assert {OTHER_SPEC.model} == {spec.model for spec in found}
+
+
 @pytest.mark.parametrize(
     ("token", "reason"),
     [

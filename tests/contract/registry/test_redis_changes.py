@@ -16,7 +16,13 @@ from services.registry.redis_store import opened
 from services.registry.redis_town import TOWN_KEYS, Terms, channel, town_keys
 from services.registry.store import RegistryStore
 from tests.support.redis_server import ValkeyProcess
-from tests.support.registry_samples import OTHER_SPEC, SPEC, entries, entry_json
+from tests.support.registry_samples import (
+    OTHER_SPEC,
+    SPEC,
+    entries,
+    entry_json,
+    message,
+)
 from tests.support.registry_watch import told
 from tests.support.tokens import TOWN
 
@@ -67,7 +73,7 @@ async def test_a_town_older_than_its_log_gets_one(redis, store):
     await store.register_agent(NAMES[0], OTHER_SPEC)
     for key in ("changes", "gone", "watch"):
         await redis.execute_command("DEL", KEYS[key])
-    await store.register_agent(NAMES[2], OTHER_SPEC)
+    await store.enqueue(message("m-1", NAMES[2]), "Hello")
 
     listed = await store.read_changes(TOWN)
     await store.deregister_agent(NAMES[1])
@@ -110,3 +116,11 @@ async def test_a_script_tells_of_all_its_changes_at_once(redis, store):
                 heard.append(await listener.get_message(timeout=5))
         assert ["message", "message"] == [one["type"] for one in heard]
         assert await listener.get_message(timeout=0.05) is None
+
+
+async def test_a_new_connection_is_a_reason_to_look(store):
+    """What was told while it was broken, nobody heard."""
+    with store.nudges(TOWN) as nudge:
+        store._hints._take({"type": "psubscribe"})
+
+        assert nudge.is_set()

@@ -199,6 +199,27 @@ class TestSlow:
                 await again.caught_up(store)
                 assert quick.view == again.view
 
+    async def test_watchers_that_were_dropped_hold_up_nobody(self, store, limits):
+        """The feed does not wait for them again."""
+        watches = Watches(store, replace(EAGER, **limits, patience_s=0.05))
+        async with Viewer(watches) as slow, Viewer(watches) as quick:
+            for viewer in (slow, quick):
+                await viewer.caught_up(store)
+            await change(store)
+            for viewer in (slow, quick):
+                await viewer.next()
+            await self.stuffed(store)
+            await quick.caught_up(store)
+            feed = feed_of(watches)
+            await wait_until(lambda: not feed._excess())
+
+            feed._limits = replace(feed._limits, patience_s=60.0)
+            for n in range(8):
+                await change(store, AgentName(TOWN, f"b-{n}"))
+            await quick.caught_up(store)
+
+            await wait_until(lambda: not feed._steps)
+
     async def test_watchers_are_waited_for(self, store, limits):
         """Whoever reads on in time misses nothing."""
         watches = Watches(store, replace(EAGER, **limits, patience_s=60.0))
