@@ -260,6 +260,23 @@ class TestUpdate:
 
         assert changed(model="kilo/new") == agent.spec
 
+    @pytest.mark.parametrize(
+        ("path", "value"),
+        [
+            ("model", "kilo/new"),
+            ("small_model", "kilo/small"),
+            ("system_prompt", "Be brief."),
+            ("env_vars", {"A": "1"}),
+        ],
+    )
+    async def test_takes_every_path_of_the_contract(self, stub, path, value):
+        """Each alone; an empty value empties the field."""
+        filled = await stub.UpdateAgent(self.update(f"spec.{path}", **{path: value}))
+        emptied = await stub.UpdateAgent(self.update("spec.system_prompt"))
+
+        assert changed(**{path: value}) == filled.agent.spec
+        assert "" == emptied.agent.spec.system_prompt
+
     async def test_replaces_the_whole_spec(self, stub):
         """`spec` takes all of it."""
         spec = wire.spec_to_proto(OTHER_SPEC, reveal=True)

@@ -24,6 +24,7 @@ from tests.support.registry_samples import (
     entries,
     entry_json,
     message,
+    request,
 )
 from tests.support.registry_time import Time
 from tests.support.tokens import TOWN
@@ -198,6 +199,29 @@ class TestList:
         assert ["b"] == await names(store, role=Role.MAYOR, state=State.ACTIVE)
         page = await store.list_agents(TOWN, state=State.ACTIVE, limit=2)
         assert "" == page.after
+
+    @pytest.mark.parametrize("limit", [1, 2, 3, 500])
+    async def test_pages_of_what_is_asked_for_miss_nothing(self, store, limit):
+        """Few among many, in pages of any size: in order, none twice, no empty page."""
+        wanted = [f"a-{n:03}" for n in range(0, 450, 90)]
+        texts = [
+            entry_json(name, request=request(name, role=role))
+            for n in range(450)
+            for name in [f"a-{n:03}"]
+            for role in ["refinery" if name in wanted else "polecat"]
+        ]
+        await store.replace_agents(TOWN, entries(*texts))
+
+        found, after = list[str](), ""
+        while not found or after:
+            page = await store.list_agents(
+                TOWN, after=after, limit=limit, role=Role.REFINERY, state=State.ACTIVE
+            )
+            after, names = page.after, [agent.name.agent for agent in page.agents]
+            assert 0 < len(names) <= limit
+            found += names
+
+        assert wanted == found
 
     async def test_keeps_towns_apart(self, store):
         """An agent is of one town."""
