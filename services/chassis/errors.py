@@ -132,6 +132,7 @@ class Reason(StrEnum):
     KEYS_UNAVAILABLE = "KEYS_UNAVAILABLE", Code.UNAVAILABLE
     # promised, not served yet
     NOT_SERVED_YET = "NOT_SERVED_YET", Code.UNIMPLEMENTED
+    SIGNING_DISABLED = "SIGNING_DISABLED", Code.UNIMPLEMENTED
     # stored bytes fail their digest: call someone
     SNAPSHOT_CORRUPT = "SNAPSHOT_CORRUPT", Code.DATA_LOSS
     # the clock: the caller decides

@@ -15,6 +15,7 @@ from services.chassis.server import BindError, Server, run_until_signal
 from services.chassis.settings import SettingsError, load
 from services.chassis.tasks import ended
 from services.chassis.telemetry import configure_logging
+from services.registry.issuer import Issuer
 from services.registry.policy import POLICY, SERVICE
 from services.registry.redis_store import opened
 from services.registry.redis_town import Terms
@@ -49,6 +50,7 @@ async def serve(settings: RegistrySettings) -> None:
                 store,
                 verifier.jwks,
                 feed,
+                issuer=Issuer(settings.signing_keys()),
                 ttl_s=settings.lease_ttl_s,
                 heartbeat_interval_s=settings.heartbeat_interval_s,
             )

@@ -131,12 +131,6 @@ class AgentsServicer:
                 yield _step_message(town, step, reveal)
                 del step
 
-    async def IssueAgentToken(
-        self, request: pb.IssueAgentTokenRequest, context: Any
-    ) -> pb.IssueAgentTokenResponse:
-        AgentName.parse(request.name)
-        raise not_served_yet("mint tokens", "use `townkeeper token mint`")
-
 
 def _trusted() -> bool:
     """Whether the caller may see the values of variables, and entries."""
@@ -149,7 +143,3 @@ def _step_message(town: str, step: Step, reveal: bool) -> pb.WatchAgentsResponse
     if reveal not in made:
         made[reveal] = wire.step_to_proto(town, step, reveal=reveal)
     return made[reveal]
-
-
-def not_served_yet(what: str, instead: str) -> ServiceError:
-    return ServiceError(Reason.NOT_SERVED_YET, f"cannot {what} yet: {instead}")

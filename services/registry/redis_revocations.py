@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any, Final
 
+from services.chassis.names import AgentName
 from services.chassis.redis_pool import Script
 from services.registry import refusals
 from services.registry.redis_town import RedisTown, source
@@ -35,7 +37,7 @@ class RedisRevocations:
             "tokens": revocation.token_ids,
             "runs": revocation.runs,
             "everything": revocation.everything,
-            "kept_for": round(revocation.kept_for.total_seconds() * 1000),
+            "kept_for": _ms(revocation.kept_for),
             "entries_max": ENTRIES_MAX,
         }
         status, _, *values = await self._redis.change_apart(
@@ -45,11 +47,33 @@ class RedisRevocations:
             raise refusals.too_many_revocations(town, ENTRIES_MAX)
         return int(values[0])
 
+    async def begin_run(
+        self, name: AgentName, epoch: int, run: str, kept_for: timedelta
+    ) -> None:
+        asked = {
+            "tokens": [],
+            "runs": [],
+            "begins": {"agent": name.agent, "epoch": epoch, "run": run},
+            "kept_for": _ms(kept_for),
+            "entries_max": ENTRIES_MAX,
+        }
+        status, _, *values = await self._redis.change_apart(
+            self._revoking, KEYS, [name.town, json.dumps(asked)]
+        )
+        if status == b"TOO_MANY":
+            raise refusals.too_many_revocations(name.town, ENTRIES_MAX)
+        if status == b"FENCED":
+            raise refusals.lease_fenced(name, "", "", int(values[0]))
+
     async def revocations(self, since: int = 0) -> News:
         answer = await self._redis.ask_apart(self._telling, KEYS, [since])
         _, revision, whole, found = answer
         towns = {town.decode(): _revoked(raw) for town, raw in found}
         return News(revision, towns, whole=bool(whole))
+
+
+def _ms(span: timedelta) -> int:
+    return round(span.total_seconds() * 1000)
 
 
 def _revoked(raw: bytes) -> Revoked:

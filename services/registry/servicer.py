@@ -11,11 +11,12 @@ from services.chassis.names import TownName
 from services.registry.agent_feed import DEFAULTS, Limits, Watches
 from services.registry.agents_servicer import AgentsServicer
 from services.registry.inbox_servicer import InboxServicer
+from services.registry.issuer import Issuer
 from services.registry.leases import HEARTBEAT_INTERVAL_S, TTL_S
 from services.registry.leases_servicer import LeasesServicer
 from services.registry.revocation_feed import RevocationFeed
-from services.registry.revocations_servicer import RevocationsServicer
 from services.registry.store import RegistryStore
+from services.registry.tokens_servicer import TokensServicer
 from townkeeper.registry.v1 import registry_pb2 as pb
 from townkeeper.registry.v1 import registry_pb2_grpc
 
@@ -24,7 +25,7 @@ class RegistryServicer(
     AgentsServicer,
     LeasesServicer,
     InboxServicer,
-    RevocationsServicer,
+    TokensServicer,
     registry_pb2_grpc.RegistryServiceServicer,
 ):
     """Every call of the contract, over one store."""
@@ -35,6 +36,7 @@ class RegistryServicer(
         public_keys: Callable[[], Mapping[str, Any]],
         feed: RevocationFeed,
         *,
+        issuer: Issuer | None = None,
         clock: Clock | None = None,
         ttl_s: float = TTL_S,
         heartbeat_interval_s: float = HEARTBEAT_INTERVAL_S,
@@ -46,6 +48,7 @@ class RegistryServicer(
         self._inbox = store
         self._revocations = store
         self._feed = feed
+        self._issuer = issuer or Issuer(None)
         self._clock = clock or SystemClock()
         self._public_keys = public_keys
         self.ttl_s = ttl_s

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from services.chassis.key_files import key_files
+from services.chassis.keys import KeyRing
 from services.chassis.metrics import MetricsSettings
-from services.chassis.parsers import duration, listen_address, text
+from services.chassis.parsers import duration, listen_address, readable_directory, text
 from services.chassis.redis_pool import RedisSettings
 from services.chassis.settings import group, var
 from services.chassis.tls import TlsSettings
@@ -44,10 +47,25 @@ class RegistrySettings:
         help="how often an instance should be heard of",
         example="2s",
     )
+    signing_keys_dir: Path | None = var(
+        "TOWNKEEPER_SIGNING_KEYS_DIR",
+        readable_directory,
+        default=None,
+        help="the folder with the private keys that the registry signs agents' tokens"
+        " with; else those of TOWNKEEPER_KEYS_DIR, if it holds any",
+    )
     redis: RedisSettings = group(RedisSettings)
     trust: TrustSettings = group(TrustSettings)
     tls: TlsSettings = group(TlsSettings)
     metrics: MetricsSettings = group(MetricsSettings)
+
+    def signing_keys(self) -> Path | None:
+        """The folder to sign with. Raises KeysError when it was named and is of no
+        use."""
+        if self.signing_keys_dir is not None:
+            return KeyRing.load(self.signing_keys_dir).folder
+        trusted = self.trust.keys_dir
+        return trusted if trusted is not None and key_files(trusted) else None
 
     def problems(self) -> list[str]:
         if self.lease_ttl_s >= 3 * self.heartbeat_interval_s:

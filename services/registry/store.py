@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from datetime import timedelta
 from typing import Protocol
 
 from services.chassis.names import AgentName, InstanceName, MessageName
@@ -190,6 +191,12 @@ class RevocationStore(Protocol):
     async def revoke(self, town: str, revocation: Revocation) -> int:
         """Adds to the town's list; returns the oldest token generation that is good
         still. Raises STORAGE_FULL when the list has too many entries."""
+
+    async def begin_run(
+        self, name: AgentName, epoch: int, run: str, kept_for: timedelta
+    ) -> None:
+        """Makes this the agent's run, whose tokens live so long; another one's that
+        it replaces are revoked. Raises LEASE_FENCED for an epoch below the last."""
 
     async def revocations(self, since: int = 0) -> News:
         """The lists that changed after a revision, 0 for all. What was to be kept only

@@ -206,7 +206,14 @@ class Agent(Holding):
         run.error = hydrated.report
         run.move(State.STARTING)
         around.ledger.intend(self.name, run.id)
-        live = LiveRun(run, saver, self.output, around.events, around.clock.now)
+        live = LiveRun(
+            run,
+            saver,
+            self.output,
+            around.events,
+            around.clock.now,
+            around.credential(run),
+        )
         await live.start(runtime, hydrated.launch, around.registry, claim.spec.prompt)
         with contextlib.suppress(OSError):  # the mark of the intent finds it as well
             around.ledger.started(self.name, run.id, run.pid)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
 import structlog
 
 from services.chassis.errors import ServiceError
+from services.supervisor.credential import Credential
 from services.supervisor.delivery import Delivery, Inbox
 from services.supervisor.errand import report_failure
 from services.supervisor.events import EventLog
@@ -47,12 +49,14 @@ class LiveRun:
         output: OutputBuffer,
         events: EventLog,
         now: Callable[[], datetime],
+        credential: Credential,
     ) -> None:
         self.run = run
         self.saver = saver
         self._output = output
         self._events = events
         self._now = now
+        self._credential = credential
         self._handle: Handle | None = None
         self._delivery: Delivery | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -69,11 +73,17 @@ class LiveRun:
 
         The prompt is for a fresh session only: a resumed one never sees it.
         """
-        self._handle = await runtime.start(launch, self._on_event, self._on_output)
         try:
-            self._begin(self._handle, inbox, prompt)
+            environ = {**launch.environ, **await self._credential.begin()}
+            launch = replace(launch, environ=environ)
+            self._handle = await runtime.start(launch, self._on_event, self._on_output)
+            try:
+                self._begin(self._handle, inbox, prompt)
+            except BaseException:
+                await asyncio.shield(self._handle.stop(0.0))  # nobody else knows of it
+                raise
         except BaseException:
-            await asyncio.shield(self._handle.stop(0.0))  # nobody else knows of it
+            await self._credential.end()
             raise
 
     def _begin(self, handle: Handle, inbox: Inbox, prompt: str) -> None:
@@ -90,8 +100,12 @@ class LiveRun:
             first = Message(f"prompt-{run.id}", prompt)
             run.message_count += 1
         self._tasks = [
-            asyncio.create_task(self.saver.keep_saving(), name=f"save {run.name}"),
-            asyncio.create_task(self._delivery.run(first), name=f"inbox {run.name}"),
+            asyncio.create_task(step, name=f"{what} {run.name}")
+            for what, step in (
+                ("save", self.saver.keep_saving()),
+                ("inbox", self._delivery.run(first)),
+                ("token", self._credential.keep_fresh()),
+            )
         ]
         for task in self._tasks:
             task.add_done_callback(report_failure)
@@ -104,14 +118,18 @@ class LiveRun:
 
     async def wait(self) -> ExitReport:
         """Waits until the process is gone, however it comes."""
-        return await self.handle.wait()
+        report = await self.handle.wait()
+        await self._credential.end()
+        return report
 
     async def stop(self, grace_s: float) -> ExitReport:
         """Ends the process and its tree. Deliveries end first: a message whose turn
         is cut stays in the inbox, and the next run settles it."""
         await self.end()
         await self.saver.let_go()
-        return await self.handle.stop(grace_s)
+        report = await self.handle.stop(grace_s)
+        await self._credential.end()
+        return report
 
     async def end(self) -> None:
         """Ends what goes on beside the process; the saver itself stays open."""

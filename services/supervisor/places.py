@@ -49,6 +49,11 @@ class Places:
         return self.root / "scratch"
 
     @property
+    def token(self) -> Path:
+        """The token of the run that is on, for the agent to read."""
+        return self.root / "token"
+
+    @property
     def page_map(self) -> Path:
         return self.root / "pages.map"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import grpc.aio
@@ -15,6 +15,7 @@ from services.chassis.names import AgentName
 from services.chassis.revocation_client import follow
 from services.chassis.revocations import RevocationList
 from services.chassis.tls import TlsSettings
+from services.supervisor.credential import IssuedToken
 from services.supervisor.inbox import InboxMessage, Outcome
 from services.supervisor.specs import Claim, Identity
 from services.supervisor.wire import claim_from_proto
@@ -100,6 +101,31 @@ class RegistryClient:
         with rpc_errors():
             reply = await self._stub.GetPublicKeys(pb.GetPublicKeysRequest(parent=town))
         return reply.jwks_json.encode()
+
+    async def issue_agent_token(
+        self, name: AgentName, epoch: int, run: str, life_s: float
+    ) -> IssuedToken:
+        """A token for a run. Raises LEASE_FENCED when the agent is another's."""
+        request = pb.IssueAgentTokenRequest(
+            name=str(name),
+            epoch=epoch,
+            instance=self._identity.instance,
+            boot_id=self._identity.boot_id,
+            run=run,
+        )
+        request.ttl.FromTimedelta(timedelta(seconds=life_s))
+        with rpc_errors():
+            reply = await self._stub.IssueAgentToken(request)
+        return IssuedToken(reply.token, reply.expire_time.ToDatetime(UTC))
+
+    async def revoke_run(self, name: AgentName, run: str, expires: datetime) -> None:
+        """Makes all tokens of a run worthless; the last expires then."""
+        request = pb.RevokeTokensRequest(
+            parent=f"towns/{name.town}", runs=[f"{name}/runs/{run}"]
+        )
+        request.expire_time.FromDatetime(expires)
+        with rpc_errors():
+            await self._stub.RevokeTokens(request)
 
     async def follow_revocations(self, known: RevocationList) -> None:
         """Keeps the list of the town's revoked tokens up to date, for ever."""

@@ -13,11 +13,13 @@ import structlog
 from services.chassis.clock import Clock
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName
+from services.supervisor.credential import Credential
 from services.supervisor.errand import report_failure
 from services.supervisor.events import EventLog
 from services.supervisor.ledger import Ledger
 from services.supervisor.places import Places
 from services.supervisor.registry_client import RegistryClient
+from services.supervisor.run import Run
 from services.supervisor.runtime import Runtime
 from services.supervisor.specs import Claim, Identity
 
@@ -47,6 +49,18 @@ class Surroundings:
     def places(self, name: AgentName) -> Places:
         """Where the agent's files lie."""
         return Places(self.data_dir / "agents" / name.agent)
+
+    def credential(self, run: Run) -> Credential:
+        """The token of a run, from its start to its end."""
+        return Credential(
+            run.name,
+            run.epoch,
+            run.id,
+            self.places(run.name).token,
+            self.registry,
+            self.clock,
+            self.keep,
+        )
 
     def runtime(self, kind: str) -> Runtime:
         """The adapter of a runtime, or RUNTIME_MISSING."""

@@ -6,9 +6,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName
+from services.supervisor.credential import IssuedToken
 from services.supervisor.inbox import InboxMessage, Outcome
 from services.supervisor.registry_client import Evidence, Pulse
 from services.supervisor.specs import AgentSpec, Claim
@@ -26,11 +28,29 @@ class FakeRegistry:
     acknowledged: list[tuple[str, Outcome, int]] = field(default_factory=list)
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     lost: tuple[AgentName, ...] = ()  # what the next heartbeat says as well
-    deaf: bool = False  # releases do not reach it
+    deaf: bool = False  # releases and tokens do not reach it
+    issued: list[str] = field(default_factory=list)  # runs, one for each token
+    revoked: list[str] = field(default_factory=list)
     claimable: int = 0  # what the next heartbeat says
     claims: int = 0  # how often it was asked
     losing_answers: bool = False  # to claims
     waiting_for_boot: set[AgentName] = field(default_factory=set)
+
+    async def issue_agent_token(
+        self, name: AgentName, epoch: int, run: str, life_s: float
+    ) -> IssuedToken:
+        if self.deaf:
+            raise ServiceError(Reason.SERVICE_UNAVAILABLE, "cannot reach the registry")
+        if epoch != self.epochs.get(name):
+            raise ServiceError(Reason.LEASE_FENCED, "cannot act on it")
+        self.issued.append(run)
+        expires = datetime.now(UTC) + timedelta(seconds=life_s)
+        return IssuedToken(f"token-{len(self.issued)}", expires)
+
+    async def revoke_run(self, name: AgentName, run: str, expires: datetime) -> None:
+        if self.deaf:
+            raise ServiceError(Reason.SERVICE_UNAVAILABLE, "cannot reach the registry")
+        self.revoked.append(run)
 
     async def heartbeat(self, runs: Iterable[Evidence]) -> Pulse:
         others = tuple(run.agent for run in runs if not self._is_of(run))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from services.chassis.names import AgentName
 from services.registry import refusals
 from services.registry.revocations import ENTRIES_MAX, News, Revocation, Revoked
 from tests.fakes.registry_town import MemoryTowns
@@ -19,12 +20,15 @@ class _List:
     generation: int = 0
     generation_until: datetime = datetime.min
     changed: int = 0
+    # agent → run, epoch, when the last token of it expires
+    current: dict[str, tuple[str, int, datetime]] = field(default_factory=dict)
 
     def forget(self, now: datetime) -> bool:
         """Drops what is pointless; whether there was something."""
         before = self.shown()
         self.token_ids = {id: at for id, at in self.token_ids.items() if at > now}
         self.runs = {run: at for run, at in self.runs.items() if at > now}
+        self.current = {a: run for a, run in self.current.items() if run[2] > now}
         if self.generation and self.generation_until <= now:
             self.generation = 0
         return before != self.shown()
@@ -57,6 +61,25 @@ class MemoryRevocations(MemoryTowns):
             found.generation_until = until
         self._changed(found)
         return found.generation
+
+    async def begin_run(
+        self, name: AgentName, epoch: int, run: str, kept_for: timedelta
+    ) -> None:
+        self._check()
+        found = self._all_lists().setdefault(name.town, _List())
+        found.forget(self._now())
+        until = self._now() + kept_for
+        if old := found.current.get(name.agent):
+            if old[1] > epoch:
+                raise refusals.lease_fenced(name, "", "", old[1])
+            if old[0] == run:
+                until = max(until, old[2])
+            else:
+                if len(found.token_ids) + len(found.runs) >= ENTRIES_MAX:
+                    raise refusals.too_many_revocations(name.town, ENTRIES_MAX)
+                found.runs[f"{name.agent}/{old[0]}"] = old[2]
+        found.current[name.agent] = (run, epoch, until)
+        self._changed(found)
 
     async def revocations(self, since: int = 0) -> News:
         self._check()

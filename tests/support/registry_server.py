@@ -17,6 +17,7 @@ from services.chassis.clock import Clock
 from services.chassis.errors import ServiceError
 from services.chassis.revocations import RevocationList
 from services.registry.agent_feed import DEFAULTS, Limits
+from services.registry.issuer import Issuer
 from services.registry.policy import POLICY, SERVICE
 from services.registry.revocation_feed import RevocationFeed
 from services.registry.servicer import RegistryServicer
@@ -53,7 +54,11 @@ class Registry:
 
 @asynccontextmanager
 async def serving(
-    folder: Path, clock: Clock | None = None, limits: Limits = DEFAULTS
+    folder: Path,
+    clock: Clock | None = None,
+    limits: Limits = DEFAULTS,
+    *,
+    signs: bool = False,
 ) -> AsyncIterator[Registry]:
     """On a clock that stands, unless another is given; revocations need the real one,
     by which tokens are minted. Nothing but the calls asks the store for them."""
@@ -63,7 +68,10 @@ async def serving(
     feed = RevocationFeed(store, known)
     await feed.refresh()
     verifier = tokens.verifier(revocations=known)
-    servicer = RegistryServicer(store, verifier.jwks, feed, limits=limits)
+    issuer = Issuer(tokens.folder if signs else None)
+    servicer = RegistryServicer(
+        store, verifier.jwks, feed, issuer=issuer, limits=limits
+    )
 
     def add(server: grpc.aio.Server) -> None:
         registry_pb2_grpc.add_RegistryServiceServicer_to_server(servicer, server)

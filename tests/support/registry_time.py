@@ -61,6 +61,8 @@ class RedisTime:
             value["forget"] -= older_ms
             for kind in ("tokens", "runs"):
                 value[kind] = {id: at - older_ms for id, at in value[kind].items()}
+            for run in value["current"].values():
+                run["forget"] -= older_ms
             await self._store.hset(lists, town, json.dumps(value))
         for town in await self._store.execute_command("ZRANGE", due, 0, -1):
             await self._store.execute_command("ZINCRBY", due, -older_ms, town)

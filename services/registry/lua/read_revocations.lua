@@ -16,6 +16,13 @@ end
 for _, town in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, 100)) do
   local list = cjson.decode(redis.call('HGET', KEYS[1], town))
   local soonest = keep(list.runs, keep(list.tokens))
+  for agent, run in pairs(list.current or {}) do
+    if run.forget <= now then
+      list.current[agent] = nil
+    else
+      soonest = math.min(soonest or run.forget, run.forget)
+    end
+  end
   if list.forget <= now then list.generation = 0 end
   if list.generation > 0 then soonest = math.min(soonest or list.forget, list.forget) end
   if soonest then

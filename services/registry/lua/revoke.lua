@@ -1,4 +1,4 @@
--- Takes tokens back. Without the prelude: the lists of all towns lie beside those of
+-- Takes tokens back, also those of a run that another one replaces. Without the prelude: the lists of all towns lie beside those of
 -- each. KEYS: lists by town, towns by the revision of their change, towns by the time
 -- when something of theirs can be forgotten, the revision. ARGV: town, arguments.
 local town, a = ARGV[1], cjson.decode(ARGV[2])
@@ -6,6 +6,8 @@ local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local raw = redis.call('HGET', KEYS[1], town)
 local list = raw and cjson.decode(raw) or {generation = 0, forget = 0, tokens = {}, runs = {}}
+-- The run that each agent has, as long as tokens of it live.
+list.current = list.current or {}
 
 local count, soonest = 0, nil
 local function keep(ids)
@@ -25,8 +27,27 @@ local function add(ids, new)
 end
 add(list.tokens, a.tokens)
 add(list.runs, a.runs)
+if a.begins then
+  local begins, old = a.begins, list.current[a.begins.agent]
+  if old and old.forget <= now then old = nil end
+  if old and old.epoch > begins.epoch then return {'FENCED', now, old.epoch} end
+  local forget = now + a.kept_for
+  if old and old.run == begins.run then
+    forget = math.max(forget, old.forget)
+  elseif old then
+    list.runs[begins.agent .. '/' .. old.run] = old.forget
+  end
+  list.current[begins.agent] = {run = begins.run, epoch = begins.epoch, forget = forget}
+end
 keep(list.tokens)
 keep(list.runs)
+for agent, run in pairs(list.current) do
+  if run.forget <= now then
+    list.current[agent] = nil
+  else
+    soonest = math.min(soonest or run.forget, run.forget)
+  end
+end
 if count > a.entries_max then return {'TOO_MANY', now} end
 if a.everything then
   -- Tokens name the second of their issue: all of this one are meant as well.

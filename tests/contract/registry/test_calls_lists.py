@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from services.chassis.auth import Kind
 from services.chassis.errors import Reason
 from services.registry.entries import ENTRIES_MAX, ENTRY_BYTES_MAX
 from tests.support.registry_samples import (
@@ -145,25 +144,3 @@ class TestReplace:
         ).agent
         assert not agent.HasField("spec")
         assert "request.role" in agent.last_error
-
-
-@pytest.mark.parametrize(
-    ("method", "asked", "instead"),
-    [
-        (
-            "IssueAgentToken",
-            pb.IssueAgentTokenRequest(name=str(MAYOR)),
-            "townkeeper token mint",
-        ),
-    ],
-)
-async def test_what_is_not_served_yet_says_what_to_do(
-    registry: Registry, method, asked, instead
-):
-    """Part of the contract already, and honest about it."""
-    call = getattr(registry.stub(Kind.CONTAINER), method)(asked)
-
-    error = await refused(call.read() if method.startswith("Watch") else call)
-
-    assert Reason.NOT_SERVED_YET is error.reason
-    assert instead in error.message

@@ -10,6 +10,7 @@ from services.chassis.errors import Reason, ServiceError
 from services.registry import revocations
 from services.registry.revocations import Revocation, Revoked
 from services.registry.store import RegistryStore
+from tests.support.registry_samples import MAYOR, POLECAT
 from tests.support.tokens import FOREIGN_TOWN, TOWN
 
 HOUR = timedelta(hours=1)
@@ -114,3 +115,43 @@ def _stores():
     from tests.fakes import registry_revocations
 
     return redis_revocations, registry_revocations
+
+
+class TestRuns:
+    async def test_a_run_that_is_replaced_is_revoked(self, store):
+        """Once, and for as long as tokens of it live."""
+        await store.begin_run(MAYOR, 1, "run-1", HOUR)
+        assert Revoked() == await known(store)
+
+        await store.begin_run(MAYOR, 1, "run-2", HOUR)
+
+        assert {f"{MAYOR.agent}/run-1"} == (await known(store)).runs
+
+    async def test_the_same_run_again_is_the_same(self, store, time):
+        """Its tokens live as long as the last of them."""
+        await store.begin_run(MAYOR, 1, "run-1", 2 * HOUR)
+        await store.begin_run(MAYOR, 1, "run-1", HOUR)
+        await time.passes(3601)
+        await store.begin_run(MAYOR, 2, "run-2", HOUR)
+
+        assert {f"{MAYOR.agent}/run-1"} == (await known(store)).runs
+
+    async def test_an_earlier_epoch_begins_nothing(self, store):
+        """The later run goes on."""
+        await store.begin_run(MAYOR, 2, "run-2", HOUR)
+
+        with pytest.raises(ServiceError) as refused:
+            await store.begin_run(MAYOR, 1, "run-1", HOUR)
+
+        assert Reason.LEASE_FENCED is refused.value.reason
+        assert Revoked() == await known(store)
+
+    async def test_runs_are_forgotten_with_their_tokens(self, store, time):
+        """Then nothing is left to revoke, nor to remember."""
+        await store.begin_run(MAYOR, 2, "run-1", HOUR)
+        await store.begin_run(POLECAT, 1, "run-1", 2 * HOUR)
+        await time.passes(3601)
+
+        await store.begin_run(MAYOR, 1, "run-2", HOUR)
+
+        assert Revoked() == await known(store)

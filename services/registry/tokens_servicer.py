@@ -1,15 +1,20 @@
-"""The calls about tokens that are taken back: proto in, rules, proto out."""
+"""The calls about tokens, issued and taken back: proto in, rules, proto out."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC
+from functools import partial
 from typing import Any
 
 from services.chassis.access import ANY_TOWN, EVERY_TOWN, Kind, current_caller
 from services.chassis.clock import Clock
 from services.chassis.errors import Reason, ServiceError
-from services.chassis.names import RunName, TownName
+from services.chassis.keys import KeyRing
+from services.chassis.names import AgentName, RunName, TownName
+from services.registry import refusals, wire
+from services.registry.issuer import LIFE_DEFAULT_S, Issuer, check_life
+from services.registry.leases import Lease
 from services.registry.revocation_feed import SYNCED, RevocationFeed, Step
 from services.registry.revocations import (
     IDS_MAX,
@@ -18,16 +23,53 @@ from services.registry.revocations import (
     run_key,
     token_ids,
 )
-from services.registry.store import RevocationStore
+from services.registry.store import AgentStore, RevocationStore
 from townkeeper.registry.v1 import registry_pb2 as pb
 
 
-class RevocationsServicer:
-    """Revocations."""
+class TokensServicer:
+    """Tokens."""
 
+    _agents: AgentStore
+    _issuer: Issuer
     _revocations: RevocationStore
     _feed: RevocationFeed
     _clock: Clock
+
+    async def IssueAgentToken(
+        self, request: pb.IssueAgentTokenRequest, context: Any
+    ) -> pb.IssueAgentTokenResponse:
+        name = AgentName.parse(request.name)
+        epoch = wire.number("epoch", request.epoch)
+        slot = wire.slot_id(request.instance, name.town)
+        boot_id = wire.required_id("boot_id", request.boot_id)
+        run = wire.required_id("run", request.run)
+        life_s = LIFE_DEFAULT_S
+        if request.HasField("ttl"):
+            life_s = check_life(request.ttl.ToTimedelta().total_seconds())
+        agent = await self._agents.get_agent(name)
+        held = agent.lease or Lease(0)
+        if (held.instance, held.boot_id, held.epoch) != (slot, boot_id, epoch):
+            raise refusals.lease_fenced(name, held.instance, held.boot_id, held.epoch)
+        if agent.spec is None:
+            raise refusals.no_start_request(name, agent.last_error)
+        mint = partial(
+            KeyRing.mint,
+            kind=Kind.AGENT,
+            town=name.town,
+            rig=agent.spec.rig_id,
+            agent=name.agent,
+            run=run,
+            ttl_s=life_s,
+        )
+        token, expires = await self._issuer.issue(mint)
+        # Before anybody has the token: a run that is not the agent's last has none.
+        kept = kept_for(expires, self._clock.now())
+        await self._revocations.begin_run(name, epoch, run, kept)
+        await self._feed.refresh()
+        response = pb.IssueAgentTokenResponse(token=token)
+        response.expire_time.FromDatetime(expires)
+        return response
 
     async def RevokeTokens(
         self, request: pb.RevokeTokensRequest, context: Any
