@@ -48,6 +48,9 @@ class Cut:
         )
         noting = ("--witness", str(self.witness.path))
         self.town.started("a", "--tick-s", "0.02", *noting)
+        wait_until_sync(
+            lambda: self.town.status("a")["generation"], what="a first save", limit_s=30
+        )
         self.run = self.town.status("a")
 
     def _join(self, slot: str, **environ: str) -> Container:
