@@ -19,6 +19,8 @@ from services.chassis.names import check_id
 ANY_TOWN: Final = "*"
 # The name of all towns, where a call takes one: for those whose token reaches all.
 EVERY_TOWN: Final = "towns/-"
+# How long after its end a container's token can still be exchanged for a new one.
+RENEWAL_GRACE_S: Final = 24 * 3600.0
 # Kinds of collection that a name may have below a town; see names.py.
 _AGENTS: Final = "agents"
 # Depth of the deepest name, `towns/t/agents/a/runs/r`.
@@ -57,6 +59,8 @@ class Caller:
     generation: int = 0
     # The one run of the agent that an agent's token was issued for.
     run: str = ""
+    # The id of the token that this one was renewed from, over however many steps.
+    family: str = ""
 
     @property
     def town(self) -> str:
@@ -81,21 +85,25 @@ class Rule:
 
     An agent's credential reaches only its own agent, whatever the rule. `townless`
     marks a method whose requests name no resource. `watch` marks a stream that lasts
-    until somebody ends it: a stopping server ends it first.
+    until somebody ends it: a stopping server ends it first. With a grace the method
+    takes tokens that have expired so lately.
     """
 
     kinds: frozenset[Kind]
     open: bool = False
     townless: bool = False
     watch: bool = False
+    grace_s: float = 0.0
 
 
 OPEN: Final = Rule(frozenset(), open=True)
 
 
-def rule(*kinds: Kind, townless: bool = False, watch: bool = False) -> Rule:
+def rule(
+    *kinds: Kind, townless: bool = False, watch: bool = False, grace_s: float = 0.0
+) -> Rule:
     """A row for a method that these kinds of credentials may call."""
-    return Rule(frozenset(kinds), townless=townless, watch=watch)
+    return Rule(frozenset(kinds), townless=townless, watch=watch, grace_s=grace_s)
 
 
 current_caller: ContextVar[Caller] = ContextVar("current_caller")

@@ -104,8 +104,9 @@ class Verifier:
         self._keys.refresh()
         return to_jwks(self._keys.keys)
 
-    async def verify(self, token: str) -> Caller:
-        """Who the token speaks for, or ServiceError TOKEN_*."""
+    async def verify(self, token: str, *, grace_s: float = 0.0) -> Caller:
+        """Who the token speaks for, or ServiceError TOKEN_*; with a grace also one that
+        has expired so lately."""
         if not token:
             raise ServiceError(
                 Reason.TOKEN_MISSING,
@@ -122,7 +123,7 @@ class Verifier:
         if caller is None:
             caller = await self._prove(token)
             self._remember(digest, caller)
-        self._check_time(caller)
+        self._check_time(caller, grace_s)
         self.check_revoked(caller)
         return caller
 
@@ -186,6 +187,9 @@ class Verifier:
             _check_audience(claims, needed=audience_needed)
             caller = _caller(claims, token)
             starts_at = _time(claims.get("nbf", claims["iat"]))
+        except jwt.MissingRequiredClaimError as error:
+            missing = str(error.claim)
+            raise _invalid(f"it has no {missing}", missing_claim=missing) from error
         except _UNREADABLE as error:
             raise _invalid(f"it does not verify: {type(error).__name__}") from error
         ahead_s = (max(starts_at, caller.issued_at) - self._clock.now()).total_seconds()
@@ -193,9 +197,9 @@ class Verifier:
             raise _invalid("it is not valid yet; compare the clocks")
         return caller
 
-    def _check_time(self, caller: Caller) -> None:
+    def _check_time(self, caller: Caller, grace_s: float) -> None:
         over_s = (self._clock.now() - caller.expires_at).total_seconds()
-        if over_s >= LEEWAY_S:
+        if over_s >= LEEWAY_S + grace_s:
             raise ServiceError(
                 Reason.TOKEN_EXPIRED,
                 f"cannot use a token that expired at {caller.expires_at:%FT%TZ}: "
@@ -204,10 +208,9 @@ class Verifier:
             )
 
 
-def _invalid(why: str) -> ServiceError:
-    return ServiceError(
-        Reason.TOKEN_INVALID, f"cannot use this token, {why}: get a new one"
-    )
+def _invalid(why: str, **metadata: str) -> ServiceError:
+    text = f"cannot use this token, {why}: get a new one"
+    return ServiceError(Reason.TOKEN_INVALID, text, **metadata)
 
 
 def _check_audience(claims: Mapping[str, Any], *, needed: bool) -> None:
@@ -242,6 +245,7 @@ def _caller(claims: Mapping[str, Any], token: str) -> Caller:
         expires_at=expires_at,
         generation=generation or int(claims["iat"]),
         run=_text(claims, "runId") if claims.get("runId") is not None else "",
+        family=_text(claims, "family") if claims.get("family") is not None else "",
     )
 
 

@@ -167,7 +167,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     async def _with_auth(self, call: Call, context: Context, work: Work) -> Any:
         """Auth: who calls, and whether the method is for them at all."""
         if not call.rule.open:
-            call.caller = await self._verifier.verify(_bearer(context))
+            call.caller = await self._verifier.verify(
+                _bearer(context), grace_s=call.rule.grace_s
+            )
             authorize_kind(call.caller, call.rule)
             current_caller.set(call.caller)
         if call.rule.watch:

@@ -19,7 +19,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from services.chassis import key_files
-from services.chassis.access import ANY_TOWN, EVERYWHERE, Kind
+from services.chassis.access import ANY_TOWN, EVERYWHERE, RENEWAL_GRACE_S, Kind
 from services.chassis.clock import Clock, SystemClock
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.jwks import ALGORITHM, PublicKeys, parse_jwks, to_jwks
@@ -48,8 +48,8 @@ JWKS_FILE: Final = "jwks.json"
 LEAD_S: Final = 15 * 60.0
 # Whoever cannot write into the folder mints nothing that lives longer.
 UNNOTED_TTL_S: Final = 8 * 3600.0
-# Clocks differ, and verifiers bear with that.
-_SLACK: Final = timedelta(minutes=1)
+# An expired token may be exchanged yet; and clocks differ, with which verifiers bear.
+_SLACK: Final = timedelta(seconds=RENEWAL_GRACE_S, minutes=1)
 
 
 class KeyState(StrEnum):
@@ -175,6 +175,7 @@ class KeyRing:
         agent: str | None = None,
         user: str | None = None,
         run: str | None = None,
+        family: str | None = None,
         ttl_s: float = DEFAULT_TTL_S,
         generation: int | None = None,
     ) -> str:
@@ -196,6 +197,7 @@ class KeyRing:
             "rigId": rig,
             "agentId": agent,
             "runId": run,
+            "family": family,
             "userId": user,
         }
         claims |= {"towns": reach} if kind in _MANY_TOWNS else {"townId": reach[0]}

@@ -103,7 +103,7 @@ class RevocationList:
         if self.unknown:
             raise ServiceError(Reason.KEYS_UNAVAILABLE, f"{self.complaint()}: wait")
         if ANY_TOWN in caller.towns:
-            return caller.token_id in self._everywhere()
+            return not self._everywhere().isdisjoint(_ids(caller))
         return any(
             self._revoked_by(self._towns[town], caller)
             for town in (*caller.towns, ANY_TOWN)
@@ -111,7 +111,7 @@ class RevocationList:
         )
 
     def _revoked_by(self, town: Revoked, caller: Caller) -> bool:
-        if caller.token_id in town.token_ids:
+        if not town.token_ids.isdisjoint(_ids(caller)):
             return True
         if caller.run and f"{caller.agent}/{caller.run}" in town.runs:
             return True
@@ -122,3 +122,9 @@ class RevocationList:
             lists = (town.token_ids for town in self._towns.values())
             self._token_ids = frozenset().union(*lists)
         return self._token_ids
+
+
+def _ids(caller: Caller) -> tuple[str, str]:
+    """With a token that was renewed goes the one that it all began with: who revokes
+    that has revoked what somebody made of it."""
+    return caller.token_id, caller.family

@@ -101,7 +101,9 @@ def _read(text: str) -> _Token:
         town = claims.get("townId")
         towns = [town] if town else claims.get("towns", [])
         expires = datetime.fromtimestamp(claims["exp"], UTC)
-        return _Token(claims["jti"], frozenset(towns), expires)
+        # What it was renewed from goes with it, and whatever else that became.
+        id = claims.get("family") or claims["jti"]
+        return _Token(id, frozenset(towns), expires)
     except (jwt.InvalidTokenError, KeyError, TypeError, ValueError) as error:
         raise Problem(
             "cannot read a token that was given: give it whole, or its id", Exit.USAGE

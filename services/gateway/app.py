@@ -39,6 +39,7 @@ from services.gateway.problems import (
     RIG_TEXT,
     Problem,
     from_service,
+    renewal_problem,
 )
 from services.gateway.route import Body, Route, decode_ids
 from services.gateway.routes import find
@@ -142,7 +143,10 @@ class Gateway:
 
     async def _identify(self, exchange: Exchange, route: Route, town: str) -> None:
         """Who calls; kinds of credentials that the route does not take end here."""
-        caller = await self._verifier.verify(exchange.token)
+        try:
+            caller = await self._verifier.verify(exchange.token, grace_s=route.grace_s)
+        except ServiceError as error:
+            raise (renewal_problem(error) if route.grace_s else error) from error
         exchange.report.caller_kind = caller.kind.value
         refused = route.access.refusal(caller.kind)
         if refused == 401:

@@ -14,7 +14,7 @@ from services.gateway.agent_handlers import (
     status_of,
     stop,
 )
-from services.gateway.exchange import Exchange, data
+from services.gateway.exchange import Exchange, bare, data
 from services.gateway.registry_client import Agent
 from services.gateway.spec_wire import mayor_spec
 from services.gateway.supervisor_client import Run
@@ -52,6 +52,12 @@ async def configure(exchange: Exchange) -> Response:
         agent = _id(known) if known else DEFAULT_AGENT
     await exchange.registry.configure(exchange.agent_name(agent), spec)
     return data({"configured": True, "agentId": agent})
+
+
+async def read_id(exchange: Exchange) -> Response:
+    """Names the mayor; of what it is started with, nothing."""
+    mayor = await exchange.registry.mayor(exchange.town)
+    return bare({"success": True, "agentId": _id(mayor) if mayor else None})
 
 
 async def ensure(exchange: Exchange) -> Response:

@@ -102,6 +102,16 @@ def from_service(error: ServiceError, *, conditional: bool = False) -> Problem:
     )
 
 
+def renewal_problem(error: ServiceError) -> Problem:
+    """What the worker says where a token is exchanged for a new one."""
+    problem = from_service(error)
+    if error.reason is Reason.TOKEN_EXPIRED:
+        problem.error = "Token expired beyond refresh grace period"
+    elif error.metadata.get("missing_claim") == "exp":
+        problem.error = "Token missing exp claim"
+    return problem
+
+
 def _text(error: ServiceError) -> str:
     text = TEXTS.get(error.reason, error.message)
     holder = error.metadata.get("holder", "")

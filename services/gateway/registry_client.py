@@ -148,6 +148,15 @@ class RegistryClient:
             reply = await self._stub.ConfirmReady(request, metadata=self._metadata)
         return reply.cleared
 
+    async def container_token(self, town: str) -> str:
+        """A new token for the town whose container the caller is."""
+        request = pb.IssueContainerTokenRequest(parent=town)
+        with rpc_errors():
+            reply = await self._stub.IssueContainerToken(
+                request, metadata=self._metadata
+            )
+        return reply.token
+
     async def drain_status(self, town: str) -> tuple[bool, str]:
         request = pb.GetDrainStatusRequest(parent=town)
         with rpc_errors():

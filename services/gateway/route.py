@@ -60,6 +60,8 @@ class Route:
     handler: Handler
     body: Body = Body.NONE
     style: Style = Style.ENVELOPE
+    # How long after its end a token still counts here.
+    grace_s: float = 0.0
 
     @property
     def summary(self) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from starlette.responses import JSONResponse, Response
 
+from services.chassis.access import RENEWAL_GRACE_S
 from services.chassis.auth import Kind
 from services.gateway import agent_handlers as agents
 from services.gateway import mayor_handlers as mayor
@@ -23,7 +24,8 @@ LIST: Final = Access(
 )
 SNAPSHOT_READ: Final = Access(frozenset({Kind.CONTAINER, Kind.AGENT, Kind.OPERATOR}))
 SNAPSHOT_WRITE: Final = LIST
-SNAPSHOT_DELETE: Final = Access(
+CONTAINER: Final = Access(frozenset({Kind.CONTAINER}))
+FLEET: Final = Access(
     frozenset({Kind.CONTAINER, Kind.OPERATOR}), known=frozenset({Kind.AGENT})
 )
 DRAIN: Final = Access(frozenset({Kind.CONTAINER, Kind.OPERATOR}))
@@ -63,12 +65,21 @@ ROUTES: Final[tuple[Route, ...]] = (
     # the session of an agent
     Route("GET", _SNAPSHOT, SNAPSHOT_READ, snapshots.read_snapshot, BYTES),
     Route("POST", _SNAPSHOT, SNAPSHOT_WRITE, snapshots.write_snapshot, BYTES),
-    Route("DELETE", _SNAPSHOT, SNAPSHOT_DELETE, snapshots.delete_snapshot),
+    Route("DELETE", _SNAPSHOT, FLEET, snapshots.delete_snapshot),
     Route("GET", f"{_SNAPSHOT}/generations", SNAPSHOT_READ, snapshots.list_generations),
     # drains
     Route("POST", f"{_TOWN}/container-eviction", DRAIN, towns.announce_drain),
     Route("POST", f"{_TOWN}/container-ready", DRAIN, towns.confirm_ready, JSON),
     Route("GET", f"{_TOWN}/drain-status", DRAIN, towns.read_drain),
+    # what a container asks for itself
+    Route(
+        "POST",
+        f"{_TOWN}/refresh-container-token",
+        CONTAINER,
+        towns.refresh_token,
+        grace_s=RENEWAL_GRACE_S,
+    ),
+    Route("GET", f"{_TOWN}/mayor-id", FLEET, mayor.read_id),
     # agents in containers
     Route("POST", f"{_CONTAINER}/agents/start", PEOPLE, agents.start_agent, JSON, BARE),
     Route("POST", f"{_AGENT}/stop", PEOPLE, agents.stop_agent, style=BARE),

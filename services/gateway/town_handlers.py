@@ -1,6 +1,8 @@
-"""Routes of a whole town: the list of agents that must run, and drains."""
+"""Routes of a whole town: the list of agents that must run, drains, its token."""
 
 from __future__ import annotations
+
+from datetime import UTC, datetime
 
 from starlette.responses import Response
 
@@ -61,3 +63,11 @@ async def read_drain(exchange: Exchange) -> Response:
     """Tells whether the town drains."""
     draining, nonce = await exchange.registry.drain_status(exchange.town)
     return data({"draining": draining, "drainNonce": nonce or None})
+
+
+async def refresh_token(exchange: Exchange) -> Response:
+    """Exchanges a container's token for a new one, a day after its end at most."""
+    assert exchange.caller is not None, "the route is for containers"
+    token = await exchange.registry.container_token(exchange.town)
+    expired = exchange.caller.expires_at <= datetime.now(UTC)
+    return data({"token": token, "expiredInbound": expired})

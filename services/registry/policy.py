@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from services.chassis.access import RENEWAL_GRACE_S
 from services.chassis.auth import Kind, Rule, rule
 
 SERVICE: Final = "townkeeper.registry.v1.RegistryService"
@@ -39,6 +40,7 @@ _ROWS: Final = {
     "WatchMessages": _WATCH,
     "GetPublicKeys": _FLEET,
     "IssueAgentToken": _CONTAINER,
+    "IssueContainerToken": rule(Kind.CONTAINER, grace_s=RENEWAL_GRACE_S),
     "RevokeTokens": _FLEET,
     "WatchRevocations": rule(Kind.CONTAINER, Kind.OPERATOR, Kind.SERVICE, watch=True),
 }

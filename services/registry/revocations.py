@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
+from services.chassis.access import RENEWAL_GRACE_S
 from services.chassis.errors import Reason, ServiceError
-from services.chassis.keys import LIFE_MAX_S
+from services.chassis.keys import LIFE_MAX_S, UNNOTED_TTL_S
 from services.chassis.names import RunName
-from services.chassis.revocations import Revoked
-
-__all__ = ["ENTRIES_MAX", "News", "Revocation", "Revoked", "kept_for", "token_ids"]
+from services.chassis.revocations import Revoked as Revoked
 
 # Of one town. Its list is sent whole whenever it changes: 400 KB then.
 ENTRIES_MAX: Final = 10_000
@@ -35,7 +34,7 @@ class Revocation:
 
     token_ids: tuple[str, ...] = ()
     runs: tuple[str, ...] = ()
-    kept_for: timedelta = _LONGEST + _SLACK
+    kept_for: timedelta = _LONGEST + _SLACK + timedelta(seconds=RENEWAL_GRACE_S)
 
     @property
     def everything(self) -> bool:
@@ -70,9 +69,16 @@ def run_key(name: RunName) -> str:
 
 
 def kept_for(expire_time: datetime | None, now: datetime) -> timedelta:
-    """How long to remember tokens of which the last expires then; unknown: as long
-    as any token can live."""
+    """How long to remember the tokens of a run, of which the last expires then;
+    unknown: as long as any token can live."""
     if expire_time is None:
         return _LONGEST + _SLACK
     left = max(expire_time - now, timedelta(0))
     return min(left, _LONGEST) + _SLACK
+
+
+def kept_for_renewed(expire_time: datetime | None, now: datetime) -> timedelta:
+    """The same for tokens that may have been renewed by now, or may be yet."""
+    renewed = now + timedelta(seconds=UNNOTED_TTL_S)
+    last = None if expire_time is None else max(expire_time, renewed)
+    return kept_for(last, now) + timedelta(seconds=RENEWAL_GRACE_S)

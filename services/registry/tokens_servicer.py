@@ -20,6 +20,7 @@ from services.registry.revocations import (
     IDS_MAX,
     Revocation,
     kept_for,
+    kept_for_renewed,
     run_key,
     token_ids,
 )
@@ -71,6 +72,23 @@ class TokensServicer:
         response.expire_time.FromDatetime(expires)
         return response
 
+    async def IssueContainerToken(
+        self, request: pb.IssueContainerTokenRequest, context: Any
+    ) -> pb.IssueContainerTokenResponse:
+        town = TownName.parse(request.parent).town
+        caller = current_caller.get()
+        mint = partial(
+            KeyRing.mint,
+            kind=Kind.CONTAINER,
+            town=town,
+            family=caller.family or caller.token_id,
+            ttl_s=LIFE_DEFAULT_S,
+        )
+        token, expires = await self._issuer.issue(mint)
+        response = pb.IssueContainerTokenResponse(token=token)
+        response.expire_time.FromDatetime(expires)
+        return response
+
     async def RevokeTokens(
         self, request: pb.RevokeTokensRequest, context: Any
     ) -> pb.RevokeTokensResponse:
@@ -81,10 +99,12 @@ class TokensServicer:
         expires = None
         if request.HasField("expire_time"):
             expires = request.expire_time.ToDatetime(UTC)
+        runs_alone = request.runs and not request.token_ids
+        how_long = kept_for if runs_alone else kept_for_renewed
         revocation = Revocation(
             token_ids=token_ids(request.token_ids),
             runs=tuple(dict.fromkeys(_run(run, town) for run in request.runs)),
-            kept_for=kept_for(expires, self._clock.now()),
+            kept_for=how_long(expires, self._clock.now()),
         )
         generation = await self._revocations.revoke(town, revocation)
         # Durable by now; this process need not wait for its next question to act on it.

@@ -13,6 +13,7 @@ from services.chassis.auth import Kind, Verifier
 from services.chassis.clock import Clock
 from services.chassis.key_sources import DirectoryKeys
 from services.chassis.keys import AUDIENCE, KeyRing
+from services.chassis.revocations import RevocationList, Revoked
 
 TOWN = "town-1"
 FOREIGN_TOWN = "town-2"
@@ -20,6 +21,14 @@ RIG = "rig-1"
 AGENT = "mayor"
 OTHER_AGENT = "polecat-1"
 USER = "user-1"
+REVOKED_ID = "revoked-1"
+
+
+def revocations() -> RevocationList:
+    """A list with one token on it, that of `Tokens.revoked`."""
+    known = RevocationList()
+    known.update(TOWN, Revoked(frozenset({REVOKED_ID})))
+    return known
 
 
 class Tokens:
@@ -113,6 +122,10 @@ class Tokens:
     def oversized(self) -> str:
         """Valid in all but length: beyond 8 KiB."""
         return self.signed(self.claims(padding="x" * 8192))
+
+    def revoked(self, **claims: Any) -> str:
+        """Good in all but that its id is on the list of `revocations`."""
+        return self.signed(self.claims(jti=REVOKED_ID, **claims))
 
     def claims(self, **changes: Any) -> dict[str, Any]:
         """The claims of a good container token, changed as asked."""

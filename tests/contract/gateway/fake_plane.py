@@ -21,7 +21,7 @@ from services.gateway.listener import Listener
 from tests.contract.gateway import fake_registry, fake_snapshots, fake_supervisor
 from tests.contract.gateway.gateway_process import GatewayProcess
 from tests.support.grpc_server import RunningServer, running
-from tests.support.tokens import Tokens
+from tests.support.tokens import Tokens, revocations
 from townkeeper.registry.v1 import registry_pb2_grpc
 from townkeeper.snapshots.v1 import snapshots_pb2_grpc
 from townkeeper.supervisor.v1 import supervisor_pb2_grpc
@@ -168,7 +168,9 @@ class FakePlane(Fakes):
             services = Services(*self._addresses)
             stack.push_async_callback(services.close)
             listener = Listener("127.0.0.1:0", TlsSettings())
-            server = listener.server(Gateway(services, self.tokens.verifier()))
+            server = listener.server(
+                Gateway(services, self.tokens.verifier(revocations=revocations()))
+            )
             serving = asyncio.create_task(server.serve())
             self.url = listener.url
             while not server.started:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from services.chassis.access import RENEWAL_GRACE_S
 from services.chassis.auth import Kind, rule
 from services.chassis.errors import Reason, ServiceError
 from townkeeper.registry.v1 import registry_pb2 as pb
@@ -28,6 +29,9 @@ _CALLERS = {
     "EnqueueMessage": _OWN,
 }
 POLICY = {f"/{SERVICE}/{name}": rule(*kinds) for name, kinds in _CALLERS.items()}
+POLICY[f"/{SERVICE}/IssueContainerToken"] = rule(
+    Kind.CONTAINER, grace_s=RENEWAL_GRACE_S
+)
 # Fewer than any test has, so that whoever stops at the first page is found out.
 PAGE = 2
 Agent = res.Agent
@@ -136,6 +140,11 @@ class FakeRegistry(registry_pb2_grpc.RegistryServiceServicer):
                 raise ServiceError(Reason.INSTANCE_NOT_FOUND, "cannot find it")
         self.nonce, self.bound = "nonce-1", list(request.instances) or names
         return pb.AnnounceDrainResponse(nonce=self.nonce, instances=self.bound)
+
+    async def IssueContainerToken(self, request: Any, context: Any) -> Any:
+        if self.fail:
+            raise self.fail
+        return pb.IssueContainerTokenResponse(token=f"new token of {request.parent}")
 
     async def GetDrainStatus(self, request: Any, context: Any) -> Any:
         return pb.GetDrainStatusResponse(draining=bool(self.nonce), nonce=self.nonce)

@@ -23,6 +23,8 @@ CREDENTIALS: Final[dict[str, Callable[[Tokens], str]]] = {
     "foreign key user": lambda tokens: tokens.foreign_key(Kind.USER),
     "wrong audience": lambda tokens: tokens.wrong_audience(),
     "alg none": lambda tokens: tokens.algorithm_none(),
+    "oversized": lambda tokens: tokens.oversized(),
+    "revoked": lambda tokens: tokens.revoked(),
     "container": lambda tokens: tokens.container(),
     "container other town": lambda tokens: tokens.container(FOREIGN_TOWN),
     "agent own": lambda tokens: tokens.agent(),
@@ -45,6 +47,8 @@ LIST: Final = NOBODY | CONTAINERS | AGENTS_FORBIDDEN | OPERATORS_FORBIDDEN
 READ: Final = NOBODY | CONTAINERS | AGENTS_FORBIDDEN | {"agent own": OK} | OPERATORS
 WRITE: Final = LIST
 DELETE: Final = NOBODY | CONTAINERS | AGENTS_FORBIDDEN | OPERATORS
+# The one that has expired did so ten seconds ago.
+RENEW: Final = NOBODY | CONTAINERS | {"expired": OK}
 DRAIN: Final = NOBODY | CONTAINERS | OPERATORS
 USERS: Final = {"user": OK, "user other town": 403}
 PEOPLE: Final = NOBODY | USERS | {"container other town": 403} | OPERATORS
@@ -69,6 +73,8 @@ EXPECTED: Final[dict[tuple[str, str], dict[str, int]]] = {
     ("POST", f"{_TOWN}/container-eviction"): DRAIN,
     ("POST", f"{_TOWN}/container-ready"): DRAIN,
     ("GET", f"{_TOWN}/drain-status"): DRAIN,
+    ("POST", f"{_TOWN}/refresh-container-token"): RENEW,
+    ("GET", f"{_TOWN}/mayor-id"): DELETE,
     ("POST", f"{_TOWN}/container/agents/start"): PEOPLE,
     ("POST", f"{_AGENT}/stop"): PEOPLE,
     ("POST", f"{_AGENT}/message"): PEOPLE,
@@ -121,6 +127,8 @@ def test_each_credential_gets_what_the_table_says(
         ("expired", 401, "Token expired"),
         ("foreign key", 401, "Invalid token signature"),
         ("alg none", 401, "Invalid token signature"),
+        ("oversized", 401, "Invalid token signature"),
+        ("revoked", 401, "Token revoked"),
         ("user", 401, "Authentication required"),
         ("container other town", 403, "Cross-town access denied"),
         ("agent other town", 403, "Cross-town access denied"),

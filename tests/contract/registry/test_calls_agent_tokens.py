@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from services.chassis.access import RENEWAL_GRACE_S
 from services.chassis.auth import Kind
 from services.chassis.clock import SystemClock
 from services.chassis.errors import Reason, ServiceError
@@ -177,3 +178,54 @@ async def test_keys_that_cannot_be_read_now(registry):
     error = await refused(registry.stub(Kind.CONTAINER).IssueAgentToken(request()))
 
     assert Reason.KEYS_UNAVAILABLE is error.reason
+
+
+class TestContainers:
+    """A container's own token, exchanged for a new one."""
+
+    PARENT = f"towns/{MAYOR.town}"
+
+    async def renew(self, registry, token: str) -> str:
+        reply = await registry.stub(token).IssueContainerToken(
+            pb.IssueContainerTokenRequest(parent=self.PARENT)
+        )
+        caller = await registry.tokens.verifier().verify(reply.token)
+        assert caller.expires_at == reply.expire_time.ToDatetime(UTC)
+        return reply.token
+
+    @pytest.mark.parametrize("ttl_s", [60, -10, 60 - RENEWAL_GRACE_S])
+    async def test_while_it_is_good_and_for_a_day(self, registry, ttl_s):
+        """The new one is a container's of the same town, for eight hours."""
+        token = await self.renew(registry, registry.tokens.container(ttl_s=ttl_s))
+
+        caller = await registry.tokens.verifier().verify(token)
+        assert (Kind.CONTAINER, MAYOR.town) == (caller.kind, caller.town)
+        assert timedelta(hours=8) == caller.expires_at - caller.issued_at
+        assert None is await outcome(registry, token)
+
+    async def test_not_later(self, registry):
+        """A day after its end a token is of no use to anybody."""
+        token = registry.tokens.container(ttl_s=-RENEWAL_GRACE_S - 10)
+        request = pb.IssueContainerTokenRequest(parent=self.PARENT)
+
+        error = await refused(registry.stub(token).IssueContainerToken(request))
+
+        assert Reason.TOKEN_EXPIRED is error.reason
+
+    async def test_a_revoked_one_is_not(self, registry):
+        """And with it goes all that was made of it, over any number of steps."""
+        first = registry.tokens.container()
+        second = await self.renew(registry, first)
+        third = await self.renew(registry, second)
+        id = (await registry.tokens.verifier().verify(first)).token_id
+
+        await registry.stub(Kind.OPERATOR).RevokeTokens(
+            pb.RevokeTokensRequest(parent=self.PARENT, token_ids=[id])
+        )
+
+        for token in (first, second, third):
+            assert Reason.TOKEN_REVOKED is await outcome(registry, token)
+            request = pb.IssueContainerTokenRequest(parent=self.PARENT)
+            error = await refused(registry.stub(token).IssueContainerToken(request))
+            assert Reason.TOKEN_REVOKED is error.reason
+        assert None is await outcome(registry, registry.tokens.container())

@@ -125,15 +125,20 @@ async def test_a_container_takes_back_runs_alone(registry, fields):
 
 
 async def test_it_is_remembered_as_long_as_it_matters(registry):
-    """Until the tokens expire, if that was said."""
-    request = pb.RevokeTokensRequest(parent=PARENT, token_ids=["a"])
-    request.expire_time.FromDatetime(datetime.now(UTC) + timedelta(hours=1))
-    await registry.stub(Kind.OPERATOR).RevokeTokens(request)
-    lists = registry.store._lists
+    """Until the tokens of the run expire, if that was said; an id until what may be
+    renewed under it has."""
+    for request in (
+        pb.RevokeTokensRequest(parent=PARENT, runs=[RUN]),
+        pb.RevokeTokensRequest(parent=PARENT, token_ids=["a"]),
+    ):
+        request.expire_time.FromDatetime(datetime.now(UTC) + timedelta(hours=1))
+        await registry.stub(Kind.OPERATOR).RevokeTokens(request)
+    found = registry.store._lists[TOWN]
 
-    (until,) = lists[TOWN].token_ids.values()
+    (run_until,), (id_until,) = found.runs.values(), found.token_ids.values()
 
-    assert until - datetime.now(UTC) < timedelta(hours=1, minutes=2)
+    assert run_until - datetime.now(UTC) < timedelta(hours=1, minutes=2)
+    assert id_until - datetime.now(UTC) > timedelta(hours=8 + 24)
 
 
 async def test_followers_hear_all_lists_then_changes(registry):

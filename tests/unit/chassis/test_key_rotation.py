@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from services.chassis import key_files
+from services.chassis.access import RENEWAL_GRACE_S
 from services.chassis.auth import Kind, Verifier
 from services.chassis.errors import ServiceError
 from services.chassis.key_sources import LOOK_EVERY_S, DirectoryKeys, FetchedKeys
@@ -81,13 +82,14 @@ class TestPrune:
     def test_a_key_stays_while_a_token_of_it_lives(
         self, ring: KeyRing, clock: ManualClock
     ) -> None:
-        """As long as the longest life that was minted, whoever minted it."""
+        """As long as the longest life that was minted, whoever minted it, and the day
+        after in which that could be renewed."""
         ring.mint(Kind.CONTAINER, town="t", ttl_s=48 * HOUR_S)
         ring.mint(Kind.CONTAINER, town="t", ttl_s=HOUR_S)
         clock.advance(1)
         rotated = ring.rotate()
 
-        clock.advance(48 * HOUR_S)
+        clock.advance((48 + 24) * HOUR_S)
         assert [KeyState.VERIFIES, KeyState.SIGNS] == states(ring)
         assert [] == rotated.prune()
         clock.advance(HOUR_S + 61)
@@ -105,7 +107,7 @@ class TestPrune:
         much is waited after the last moment at which it may have signed."""
         rotated = ring.rotate(LEAD_S)
 
-        clock.advance(LEAD_S + UNNOTED_TTL_S)
+        clock.advance(LEAD_S + UNNOTED_TTL_S + RENEWAL_GRACE_S)
         assert [] == rotated.prune()
         clock.advance(120)
         assert [ring.keys[0][0]] == rotated.prune()
