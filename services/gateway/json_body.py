@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from json.decoder import JSONDecodeError
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -154,6 +155,27 @@ class Fields:
             return absent
         return words[value]
 
+    def moment(self, name: str) -> datetime | None:
+        """A time, as ISO 8601 or in milliseconds since 1970."""
+        value = self._value.get(name)
+        if value is None:
+            return None
+        moment = _moment(value)
+        if moment is None:
+            self.complain("must be a time: ISO 8601 or milliseconds", name)
+        return moment
+
+    def json(self, name: str) -> str:
+        """Any value, as JSON."""
+        value = self._value.get(name)
+        try:
+            text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+            text.encode()
+        except (ValueError, RecursionError):
+            self.complain("must be JSON of whole characters and finite numbers", name)
+            return ""
+        return text
+
     def texts(self, name: str) -> list[str]:
         values = self._typed(name, list, "a list of strings", [])
         for index, value in enumerate(values):
@@ -192,6 +214,18 @@ class Fields:
             return value
         self.complain(f"must be {wanted}", name)
         return absent
+
+
+def _moment(value: object) -> datetime | None:
+    try:
+        if isinstance(value, str):
+            moment = datetime.fromisoformat(value)
+            return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return datetime.fromtimestamp(value / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        pass
+    return None
 
 
 def _is_text(value: object) -> bool:

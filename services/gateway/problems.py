@@ -130,12 +130,19 @@ def _issues(error: ServiceError) -> list[Issue]:
 
 def json_path(field: str) -> tuple[str, ...]:
     """A field of a proto as JSON spells it: `spec.git_url` → `gitUrl`."""
-    parts = [part for part in field.split(".") if part != "spec"] or [field]
+    parts = [part for part in field.split(".") if part not in _CARRIERS] or [field]
     return tuple(_JSON_NAMES.get(part, _camel(part)) for part in parts)
 
 
 # Fields that are not simply spelled in another case.
-_JSON_NAMES: Final = {"display_name": "name", "name": "agentId", "text": "prompt"}
+_JSON_NAMES: Final = {
+    "display_name": "name",
+    "name": "agentId",
+    "text": "prompt",
+    "data_json": "data",
+}
+# Messages around fields that JSON has at the top.
+_CARRIERS: Final = frozenset({"spec", "heartbeat", "completion", "checkpoint"})
 
 
 def _camel(name: str) -> str:

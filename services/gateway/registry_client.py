@@ -6,6 +6,7 @@ import uuid
 from typing import Final, TypeAlias
 
 from services.chassis.errors import Reason, ServiceError, rpc_errors
+from services.gateway.callbacks_client import CallbackCalls
 from townkeeper.registry.v1 import registry_pb2 as pb
 from townkeeper.registry.v1 import registry_pb2_grpc, resources_pb2
 
@@ -18,7 +19,7 @@ Agent: TypeAlias = resources_pb2.Agent
 _NOWHERE: Final = frozenset({Reason.INSTANCE_NOT_FOUND, Reason.NO_INSTANCE})
 
 
-class RegistryClient:
+class RegistryClient(CallbackCalls):
     """Every call raises ServiceError. Names are full: `towns/{town}/agents/{agent}`."""
 
     def __init__(

@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 from services.chassis.access import RENEWAL_GRACE_S
 from services.chassis.auth import Kind
 from services.gateway import agent_handlers as agents
+from services.gateway import callback_handlers as callbacks
 from services.gateway import mayor_handlers as mayor
 from services.gateway import open_handlers as opened
 from services.gateway import snapshot_handlers as snapshots
@@ -29,12 +30,14 @@ FLEET: Final = Access(
     frozenset({Kind.CONTAINER, Kind.OPERATOR}), known=frozenset({Kind.AGENT})
 )
 DRAIN: Final = Access(frozenset({Kind.CONTAINER, Kind.OPERATOR}))
+ITSELF: Final = Access(frozenset({Kind.CONTAINER, Kind.AGENT}))
 PEOPLE: Final = Access(frozenset({Kind.USER, Kind.OPERATOR}))
 
 JSON, BYTES, BARE = Body.JSON, Body.BYTES, Style.BARE
 
 _TOWN: Final = "/api/towns/{town}"
 _SNAPSHOT: Final = f"{_TOWN}/rigs/{{rig}}/agents/{{agent}}/db-snapshot"
+_CALLBACK: Final = f"{_TOWN}/rigs/{{rig}}/agents/{{agent}}"
 _CONTAINER: Final = f"{_TOWN}/container"
 _AGENT: Final = f"{_CONTAINER}/agents/{{agent}}"
 _MAYOR: Final = f"{_TOWN}/mayor"
@@ -80,6 +83,12 @@ ROUTES: Final[tuple[Route, ...]] = (
         grace_s=RENEWAL_GRACE_S,
     ),
     Route("GET", f"{_TOWN}/mayor-id", FLEET, mayor.read_id),
+    # what agents say of themselves
+    Route("POST", f"{_CALLBACK}/heartbeat", ITSELF, callbacks.heartbeat, JSON),
+    Route("POST", f"{_CALLBACK}/completed", ITSELF, callbacks.completed, JSON),
+    Route("POST", f"{_CALLBACK}/waiting", ITSELF, callbacks.waiting, JSON),
+    Route("POST", f"{_CALLBACK}/status", ITSELF, callbacks.status, JSON),
+    Route("POST", f"{_CALLBACK}/checkpoint", ITSELF, callbacks.checkpoint, JSON),
     # agents in containers
     Route("POST", f"{_CONTAINER}/agents/start", PEOPLE, agents.start_agent, JSON, BARE),
     Route("POST", f"{_AGENT}/stop", PEOPLE, agents.stop_agent, style=BARE),

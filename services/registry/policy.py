@@ -14,6 +14,7 @@ _CONTAINER: Final = rule(Kind.CONTAINER)
 _WATCH: Final = rule(Kind.CONTAINER, watch=True)
 _FLEET: Final = rule(Kind.CONTAINER, Kind.OPERATOR)
 _TOWN: Final = rule(Kind.CONTAINER, Kind.USER, Kind.OPERATOR)
+_AGENT: Final = rule(Kind.CONTAINER, Kind.AGENT)
 _ITS_OWN: Final = rule(Kind.CONTAINER, Kind.USER, Kind.OPERATOR, Kind.AGENT)
 
 _ROWS: Final = {
@@ -38,6 +39,8 @@ _ROWS: Final = {
     "ListMessages": _ITS_OWN,
     "AcknowledgeMessage": _CONTAINER,
     "WatchMessages": _WATCH,
+    "ReportAgent": _AGENT,
+    "GetAgentReports": _ITS_OWN,
     "GetPublicKeys": _FLEET,
     "IssueAgentToken": _CONTAINER,
     "IssueContainerToken": rule(Kind.CONTAINER, grace_s=RENEWAL_GRACE_S),

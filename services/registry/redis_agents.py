@@ -15,6 +15,7 @@ from services.registry.agents import (
 from services.registry.entries import Entry
 from services.registry.redis_town import RedisTown
 from services.registry.redis_values import agent_from, entry_text, spec_text, texts
+from services.registry.reports import KINDS
 from services.registry.specs import AgentSpec, Role
 from services.registry.store import ANSWER_BYTES_MAX
 
@@ -100,6 +101,7 @@ class RedisAgents:
             agent=name.agent,
             etag=etag,
             gone_kept=self._redis.terms.gone_kept,
+            reports=list(KINDS),
         )
 
     async def replace_agents(self, town: str, entries: Sequence[Entry]) -> list[str]:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from services.chassis.redis_pool import Durability, Store
 from services.chassis.tasks import ended
 from services.registry.redis_agents import RedisAgents
+from services.registry.redis_callbacks import RedisCallbacks
 from services.registry.redis_changes import RedisChanges
 from services.registry.redis_hints import RedisHints
 from services.registry.redis_inbox import RedisInbox
@@ -17,7 +18,14 @@ from services.registry.redis_revocations import RedisRevocations
 from services.registry.redis_town import RedisTown, Terms, open_store
 
 
-class RedisStore(RedisAgents, RedisLeases, RedisInbox, RedisChanges, RedisRevocations):
+class RedisStore(
+    RedisAgents,
+    RedisLeases,
+    RedisInbox,
+    RedisCallbacks,
+    RedisChanges,
+    RedisRevocations,
+):
     """RegistryStore over Redis."""
 
     def __init__(self, town: RedisTown, hints: RedisHints) -> None:

@@ -53,6 +53,7 @@ TOWN_KEYS: Final = (
     "changes",
     "gone",
     "watch",
+    "reports",
 )
 # A caller waits no longer for a store that does not answer.
 ANSWER_LIMIT_S: Final = 2.0

@@ -10,6 +10,7 @@ from services.chassis.clock import Clock, SystemClock
 from services.chassis.names import TownName
 from services.registry.agent_feed import DEFAULTS, Limits, Watches
 from services.registry.agents_servicer import AgentsServicer
+from services.registry.callbacks_servicer import CallbacksServicer
 from services.registry.inbox_servicer import InboxServicer
 from services.registry.issuer import Issuer
 from services.registry.leases import HEARTBEAT_INTERVAL_S, TTL_S
@@ -25,6 +26,7 @@ class RegistryServicer(
     AgentsServicer,
     LeasesServicer,
     InboxServicer,
+    CallbacksServicer,
     TokensServicer,
     registry_pb2_grpc.RegistryServiceServicer,
 ):
@@ -46,6 +48,7 @@ class RegistryServicer(
         self._watches = Watches(store, limits)
         self._leases = store
         self._inbox = store
+        self._callbacks = store
         self._revocations = store
         self._feed = feed
         self._issuer = issuer or Issuer(None)

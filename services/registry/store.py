@@ -31,6 +31,7 @@ from services.registry.leases import (
     Release,
     Resolution,
 )
+from services.registry.reports import Report, Told
 from services.registry.revocations import News, Revocation
 from services.registry.specs import AgentSpec, Role
 
@@ -76,8 +77,8 @@ class AgentStore(Protocol):
         """Replaces the spec of exactly this version of the record."""
 
     async def deregister_agent(self, name: AgentName, etag: str = "") -> None:
-        """Forgets the record and the inbox, never the epoch. Raises AGENT_NOT_FOUND,
-        ETAG_MISMATCH, LEASE_HELD."""
+        """Forgets the record, inbox and reports, never the epoch. Raises
+        AGENT_NOT_FOUND, ETAG_MISMATCH, LEASE_HELD."""
 
     async def replace_agents(self, town: str, entries: Sequence[Entry]) -> list[str]:
         """Makes these the agents that must run; returns the others that stay because
@@ -169,6 +170,17 @@ class InboxStore(Protocol):
         missed. Raises WATCHER_TOO_SLOW from the iterator, and STORE_UNAVAILABLE."""
 
 
+class CallbackStore(Protocol):
+    """What agents say of themselves."""
+
+    async def report(self, name: AgentName, report: Report) -> str:
+        """Keeps it as the last of its kind; returns the nonce of the drain that is
+        on, or nothing. Raises AGENT_NOT_FOUND."""
+
+    async def reports(self, name: AgentName) -> list[Told]:
+        """The last of each kind, in the order of KINDS. Raises AGENT_NOT_FOUND."""
+
+
 class ChangeStore(Protocol):
     """The log of what changes in the records of towns, as `get_agent` shows them.
 
@@ -204,7 +216,13 @@ class RevocationStore(Protocol):
 
 
 class RegistryStore(
-    AgentStore, LeaseStore, InboxStore, ChangeStore, RevocationStore, Protocol
+    AgentStore,
+    LeaseStore,
+    InboxStore,
+    CallbackStore,
+    ChangeStore,
+    RevocationStore,
+    Protocol,
 ):
     """All of it, over one store."""
 

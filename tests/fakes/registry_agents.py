@@ -104,6 +104,7 @@ class MemoryAgents(MemoryTowns):
             town.leases,
             town.inboxes,
             town.sequences,
+            town.reports,
             town.free,
         ):
             part.pop(name.agent, None)

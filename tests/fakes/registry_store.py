@@ -24,13 +24,16 @@ from services.registry.inbox import (
 )
 from services.registry.store import ANSWER_BYTES_MAX
 from tests.fakes.registry_agents import MemoryAgents
+from tests.fakes.registry_callbacks import MemoryCallbacks
 from tests.fakes.registry_changes import MemoryChanges
 from tests.fakes.registry_leases import MemoryLeases
 from tests.fakes.registry_revocations import MemoryRevocations
 from tests.fakes.registry_town import Town
 
 
-class MemoryStore(MemoryAgents, MemoryLeases, MemoryChanges, MemoryRevocations):
+class MemoryStore(
+    MemoryAgents, MemoryLeases, MemoryCallbacks, MemoryChanges, MemoryRevocations
+):
     """RegistryStore in memory."""
 
     def __init__(self, *args: Any, **options: Any) -> None:

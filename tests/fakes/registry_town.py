@@ -24,6 +24,7 @@ from services.registry.leases import (
     holder_of,
     judged,
 )
+from services.registry.reports import Told
 from services.registry.specs import AgentSpec
 
 UNLISTED = "~"
@@ -51,6 +52,7 @@ class Town:
     requests: dict[str, tuple[Any, Agent, datetime]] = field(default_factory=dict)
     inboxes: dict[str, dict[str, Message]] = field(default_factory=dict)
     sequences: dict[str, int] = field(default_factory=dict)
+    reports: dict[str, dict[str, Told]] = field(default_factory=dict)
     free: dict[str, datetime] = field(default_factory=dict)
     unswept: set[str] = field(default_factory=set)  # slots, from sign to sign of life
     revision: int = 0

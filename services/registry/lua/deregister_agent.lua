@@ -1,4 +1,4 @@
--- Forgets a record and its inbox; EPOCHS stays as it is.
+-- Forgets a record, its inbox and its reports; EPOCHS stays as it is.
 local meta = read(AGENTS, a.agent)
 if not meta then return refuse('AGENT_NOT_FOUND') end
 local revision = string.format('%d', meta.revision)
@@ -19,6 +19,9 @@ redis.call('HDEL', COUNTERS, 'sequence:' .. a.agent)
 redis.call('ZREM', FREE, a.agent)
 for _, key in ipairs({AGENTS, SPECS, LEASES, WAITING}) do
   redis.call('HDEL', key, a.agent)
+end
+for _, kind in ipairs(a.reports) do
+  redis.call('HDEL', REPORTS, a.agent .. '/' .. kind)
 end
 
 redis.call('ZREM', CHANGES, a.agent)

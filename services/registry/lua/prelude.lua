@@ -8,6 +8,7 @@ local MESSAGES, TEXTS, QUEUE = KEYS[10], KEYS[11], KEYS[12]
 local PENDING, SETTLED, WAITING = KEYS[13], KEYS[14], KEYS[15]
 local COUNTERS, FREE, DEADLINES = KEYS[16], KEYS[17], KEYS[18]
 local CHANGES, GONE, WATCH = KEYS[19], KEYS[20], KEYS[21]
+local REPORTS = KEYS[22]
 
 local TTL, GAP_START, GAP_UNTIL = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local a = cjson.decode(ARGV[4])

@@ -27,6 +27,7 @@ _CALLERS = {
     "GetDrainStatus": (Kind.CONTAINER, Kind.OPERATOR),
     "ConfirmReady": (Kind.CONTAINER, Kind.OPERATOR),
     "EnqueueMessage": _OWN,
+    "ReportAgent": (Kind.CONTAINER, Kind.AGENT),
 }
 POLICY = {f"/{SERVICE}/{name}": rule(*kinds) for name, kinds in _CALLERS.items()}
 POLICY[f"/{SERVICE}/IssueContainerToken"] = rule(
@@ -49,6 +50,7 @@ class FakeRegistry(registry_pb2_grpc.RegistryServiceServicer):
         self.leased: set[str] = set()
         self.inbox: dict[str, res.Message] = {}
         self.instances = [self.instance("towns/town-1/instances/slot-1")]
+        self.reports: list[pb.ReportAgentRequest] = []
         self.nonce = ""
         self.bound: list[str] = []
         self.fail: ServiceError | None = None
@@ -132,6 +134,11 @@ class FakeRegistry(registry_pb2_grpc.RegistryServiceServicer):
         message = res.Message(name=name, text=request.text, model=request.model)
         self.inbox.setdefault(name, message)
         return pb.EnqueueMessageResponse(message=message, created=known is None)
+
+    async def ReportAgent(self, request: Any, context: Any) -> Any:
+        self._agent(request.name)
+        self.reports.append(request)
+        return pb.ReportAgentResponse(drain_nonce=self.nonce)
 
     async def AnnounceDrain(self, request: Any, context: Any) -> Any:
         names = [instance.name for instance in self.instances]

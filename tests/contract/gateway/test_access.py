@@ -51,10 +51,12 @@ DELETE: Final = NOBODY | CONTAINERS | AGENTS_FORBIDDEN | OPERATORS
 RENEW: Final = NOBODY | CONTAINERS | {"expired": OK}
 DRAIN: Final = NOBODY | CONTAINERS | OPERATORS
 USERS: Final = {"user": OK, "user other town": 403}
+ITSELF: Final = NOBODY | CONTAINERS | AGENTS_FORBIDDEN | {"agent own": OK}
 PEOPLE: Final = NOBODY | USERS | {"container other town": 403} | OPERATORS
 
 _TOWN: Final = "/api/towns/{town}"
 _SNAPSHOT: Final = f"{_TOWN}/rigs/{{rig}}/agents/{{agent}}/db-snapshot"
+_CALLBACK: Final = f"{_TOWN}/rigs/{{rig}}/agents/{{agent}}"
 _AGENT: Final = f"{_TOWN}/container/agents/{{agent}}"
 EXPECTED: Final[dict[tuple[str, str], dict[str, int]]] = {
     ("GET", "/"): ANYBODY,
@@ -75,6 +77,11 @@ EXPECTED: Final[dict[tuple[str, str], dict[str, int]]] = {
     ("GET", f"{_TOWN}/drain-status"): DRAIN,
     ("POST", f"{_TOWN}/refresh-container-token"): RENEW,
     ("GET", f"{_TOWN}/mayor-id"): DELETE,
+    ("POST", f"{_CALLBACK}/heartbeat"): ITSELF,
+    ("POST", f"{_CALLBACK}/completed"): ITSELF,
+    ("POST", f"{_CALLBACK}/waiting"): ITSELF,
+    ("POST", f"{_CALLBACK}/status"): ITSELF,
+    ("POST", f"{_CALLBACK}/checkpoint"): ITSELF,
     ("POST", f"{_TOWN}/container/agents/start"): PEOPLE,
     ("POST", f"{_AGENT}/stop"): PEOPLE,
     ("POST", f"{_AGENT}/message"): PEOPLE,

@@ -28,7 +28,14 @@ NAMES = {
     "EnqueueMessage": str(MAYOR),
     "ListMessages": str(MAYOR),
 }
-OPEN_TO_AGENTS = ["GetAgent", "ResolveAgent", "EnqueueMessage", "ListMessages"]
+OPEN_TO_AGENTS = [
+    "GetAgent",
+    "ResolveAgent",
+    "EnqueueMessage",
+    "ListMessages",
+    "ReportAgent",
+    "GetAgentReports",
+]
 
 
 def request_about(method: str, old: str = "", new: str = "") -> Any:

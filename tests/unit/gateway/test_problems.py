@@ -62,6 +62,9 @@ def test_a_missing_token_asks_for_one():
         ("spec.env_vars.HOME", ("envVars", "HOME")),
         ("spec", ("spec",)),
         ("model", ("model",)),
+        ("heartbeat.last_event_type", ("lastEventType",)),
+        ("checkpoint.data_json", ("data",)),
+        ("completion.reason", ("reason",)),
     ],
 )
 def test_fields_are_spelled_as_in_json(field: str, path: tuple[str, ...]):

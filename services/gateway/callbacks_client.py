@@ -1,0 +1,69 @@
+"""What agents say of themselves, as the gateway hands it to the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from services.chassis.errors import rpc_errors
+from townkeeper.registry.v1 import callbacks_pb2 as res
+from townkeeper.registry.v1 import registry_pb2 as pb
+from townkeeper.registry.v1 import registry_pb2_grpc
+
+
+class CallbackCalls:
+    """Part of the registry's client; agents are named in full."""
+
+    _stub: registry_pb2_grpc.RegistryServiceAsyncStub
+    _metadata: tuple[tuple[str, str], ...]
+
+    async def report_heartbeat(
+        self,
+        name: str,
+        *,
+        event_type: str,
+        event_time: datetime | None,
+        tools: Sequence[str],
+        container: str,
+    ) -> str:
+        """Says that an agent lives; returns the nonce of a drain that is on."""
+        heartbeat = res.AgentHeartbeat(
+            last_event_type=event_type,
+            last_event_time=_timestamp(event_time),
+            active_tools=tools,
+            container_instance_id=container,
+        )
+        return await self._report(pb.ReportAgentRequest(name=name, heartbeat=heartbeat))
+
+    async def report_status(self, name: str, text: str) -> None:
+        status = res.AgentStatus(text=text)
+        await self._report(pb.ReportAgentRequest(name=name, status=status))
+
+    async def report_completion(self, name: str, *, failed: bool, reason: str) -> None:
+        kind = res.AgentCompletion
+        outcome = kind.OUTCOME_FAILED if failed else kind.OUTCOME_COMPLETED
+        completion = kind(outcome=outcome, reason=reason)
+        await self._report(pb.ReportAgentRequest(name=name, completion=completion))
+
+    async def report_waiting(self, name: str, fire_time: datetime | None) -> None:
+        waiting = res.AgentWaiting(fire_time=_timestamp(fire_time))
+        await self._report(pb.ReportAgentRequest(name=name, waiting=waiting))
+
+    async def report_checkpoint(self, name: str, data_json: str) -> None:
+        checkpoint = res.AgentCheckpoint(data_json=data_json)
+        await self._report(pb.ReportAgentRequest(name=name, checkpoint=checkpoint))
+
+    async def _report(self, request: pb.ReportAgentRequest) -> str:
+        with rpc_errors():
+            reply = await self._stub.ReportAgent(request, metadata=self._metadata)
+        return reply.drain_nonce
+
+
+def _timestamp(moment: datetime | None) -> Timestamp | None:
+    if moment is None:
+        return None
+    timestamp = Timestamp()
+    timestamp.FromDatetime(moment)
+    return timestamp
