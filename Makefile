@@ -21,7 +21,7 @@ AGAINST ?= $(shell git rev-parse -q --verify origin/main || git rev-parse -q --v
 RELEASED = $(shell git log -1 --format=%H -G'^version = ' -- pyproject.toml)^
 
 .DEFAULT_GOAL := help
-.PHONY: help setup protos demo test campaigns faults e2e kills losses fencing takeovers valkey-kills storm sizes \
+.PHONY: help setup protos demo test campaigns faults e2e kills losses fencing takeovers ownership valkey-kills storm sizes \
 	every-call histories bench lint format types breaking deploy-check lock clean
 
 help: ## list these targets
@@ -69,6 +69,9 @@ fencing: setup ## pause a writer beyond its lease again and again (ROUNDS=200 SE
 
 takeovers: setup ## SIGKILL one of three containers again and again (ROUNDS=50 SEED=1)
 	$(BIN)/python -m tests.faults.takeover_campaign --rounds $(or $(ROUNDS),50) --seed $(or $(SEED),1)
+
+ownership: setup ## many claim the same agents at once: who owns what? (ROUNDS=50 SEED=1)
+	$(BIN)/python -m tests.faults.ownership_campaign --rounds $(or $(ROUNDS),50) --seed $(or $(SEED),1)
 
 valkey-kills: setup ## SIGKILL Valkey under load again and again (ROUNDS=100 SEED=1)
 	$(BIN)/python -m tests.faults.snapshots.valkey_campaign --rounds $(or $(ROUNDS),100) --seed $(or $(SEED),1)
