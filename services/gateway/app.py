@@ -186,7 +186,7 @@ def _authorize(exchange: Exchange, route: Route) -> None:
             caller,
             route.access.rule,
             town=ids.get("town"),
-            agent=ids.get("agent"),
+            agent=caller.agent if route.access.by_body else ids.get("agent"),
             rig=ids.get("rig"),
         )
     except ServiceError as error:

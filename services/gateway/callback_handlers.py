@@ -6,10 +6,28 @@ from typing import Final
 
 from starlette.responses import Response
 
+from services.chassis.errors import Reason
+from services.gateway.agent_handlers import idempotency_key
 from services.gateway.exchange import Exchange, data
+from services.gateway.problems import Problem
 
 STATUS_CHARS_MAX: Final = 280
+AGENT_HEADER: Final = "x-gastown-agent-id"
+DROPPED_HEADER: Final = "x-townkeeper-dropped-events"
+EVENTS_DEFAULT: Final = 500
+EVENTS_MAX: Final = 1000
+SPEAKER_TEXT: Final = "agent_id does not match authenticated agent"
 _OUTCOMES: Final = {"completed": False, "failed": True}
+
+
+def check_speaker(exchange: Exchange, agent: str) -> None:
+    """Raises 403 unless the caller may speak for an agent that its body names."""
+    caller = exchange.caller
+    assert caller is not None, "routes of agents are not open"
+    # A container says in a header for which of its agents it speaks, if it does.
+    own = caller.agent or exchange.headers.get(AGENT_HEADER)
+    if own and own != agent:
+        raise Problem(403, SPEAKER_TEXT, reason=Reason.AGENT_FOREIGN.name)
 
 
 async def heartbeat(exchange: Exchange) -> Response:
@@ -73,3 +91,28 @@ async def checkpoint(exchange: Exchange) -> Response:
     fields.done()
     await exchange.registry.report_checkpoint(exchange.agent, value)
     return data({"written": True})
+
+
+async def append_event(exchange: Exchange) -> Response:
+    """Appends an event to an agent's log."""
+    fields = exchange.json_fields()
+    agent = fields.text("agent_id", least=1)
+    event_type = fields.text("event_type", least=1)
+    value = fields.json("data")
+    fields.done()
+    name = exchange.agent_name(agent)
+    check_speaker(exchange, agent)
+    await exchange.registry.append_event(
+        name, event_type, value, request_id=idempotency_key(exchange)
+    )
+    return data({"appended": True}, 201)
+
+
+async def list_events(exchange: Exchange) -> Response:
+    """Lists an agent's events behind an id, oldest first."""
+    after = exchange.query_number("after_id") or 0
+    limit = exchange.query_number("limit", 1, EVENTS_MAX) or EVENTS_DEFAULT
+    rows, dropped = await exchange.registry.list_events(exchange.agent, after, limit)
+    response = data([{**row, "agent_id": exchange.ids["agent"]} for row in rows])
+    response.headers[DROPPED_HEADER] = str(dropped)
+    return response

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import uuid
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.chassis.errors import rpc_errors
+from services.gateway.transcode import timestamp
 from townkeeper.registry.v1 import callbacks_pb2 as res
 from townkeeper.registry.v1 import registry_pb2 as pb
 from townkeeper.registry.v1 import registry_pb2_grpc
@@ -55,10 +59,42 @@ class CallbackCalls:
         checkpoint = res.AgentCheckpoint(data_json=data_json)
         await self._report(pb.ReportAgentRequest(name=name, checkpoint=checkpoint))
 
+    async def append_event(
+        self, name: str, event_type: str, data_json: str, *, request_id: str = ""
+    ) -> None:
+        """Always under an id: a call that the channel repeats is one event."""
+        request = pb.AppendAgentEventRequest(
+            parent=name,
+            event=res.AgentEvent(type=event_type, data_json=data_json),
+            request_id=request_id or str(uuid.uuid4()),
+        )
+        with rpc_errors():
+            await self._stub.AppendAgentEvent(request, metadata=self._metadata)
+
+    async def list_events(
+        self, name: str, after: int, limit: int
+    ) -> tuple[list[dict[str, Any]], int]:
+        """Events as rows, and how many before them the log no longer keeps."""
+        request = pb.ListAgentEventsRequest(
+            parent=name, after_id=after, page_size=limit
+        )
+        with rpc_errors():
+            reply = await self._stub.ListAgentEvents(request, metadata=self._metadata)
+        return [_event_row(event) for event in reply.events], reply.dropped_count
+
     async def _report(self, request: pb.ReportAgentRequest) -> str:
         with rpc_errors():
             reply = await self._stub.ReportAgent(request, metadata=self._metadata)
         return reply.drain_nonce
+
+
+def _event_row(event: res.AgentEvent) -> dict[str, Any]:
+    return {
+        "id": event.id,
+        "event_type": event.type,
+        "data": json.loads(event.data_json),
+        "created_at": timestamp(event, "create_time"),
+    }
 
 
 def _timestamp(moment: datetime | None) -> Timestamp | None:

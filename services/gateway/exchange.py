@@ -27,6 +27,7 @@ from services.gateway.supervisor_client import SupervisorClient
 JSON_BYTES_MAX: Final = 4 * 1024 * 1024
 # A client that sends nothing for so long in the middle of a body is gone.
 STALL_S: Final = 60.0
+NUMBER_MAX: Final = 10**18
 _NUMBER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
@@ -141,9 +142,11 @@ class Exchange:
         """The body as an object; `absent` stands for an empty one."""
         return Fields(json_body.parse(self.loaded or absent))
 
-    def query_number(self, name: str, least: int = 0) -> int | None:
+    def query_number(
+        self, name: str, least: int = 0, most: int = NUMBER_MAX
+    ) -> int | None:
         """A whole number of the query; None when it is not there, else 400."""
-        return _number(self.request.query_params.get(name), name, least)
+        return _number(self.request.query_params.get(name), name, least, most)
 
     def header_number(self, name: str, least: int = 0) -> int | None:
         return _number(self.headers.get(name), name, least)
@@ -161,11 +164,14 @@ async def _with_limit(
             yield data
 
 
-def _number(text: str | None, name: str, least: int) -> int | None:
+def _number(
+    text: str | None, name: str, least: int, most: int = NUMBER_MAX
+) -> int | None:
     if text is None:
         return None
-    if not _NUMBER.fullmatch(text) or int(text) < least:
-        message = f"must be a whole number from {least} on"
+    if not _NUMBER.fullmatch(text) or not least <= int(text) <= most:
+        end = f"to {most}" if most < NUMBER_MAX else "on"
+        message = f"must be a whole number from {least} {end}"
         raise Problem(
             400, f"cannot use {name}: it {message}", issues=[Issue((name,), message)]
         )

@@ -140,9 +140,10 @@ _JSON_NAMES: Final = {
     "name": "agentId",
     "text": "prompt",
     "data_json": "data",
+    "type": "event_type",
 }
 # Messages around fields that JSON has at the top.
-_CARRIERS: Final = frozenset({"spec", "heartbeat", "completion", "checkpoint"})
+_CARRIERS: Final = frozenset({"spec", "heartbeat", "completion", "checkpoint", "event"})
 
 
 def _camel(name: str) -> str:

@@ -26,6 +26,8 @@ class Access:
 
     kinds: frozenset[Kind]
     known: frozenset[Kind] = frozenset()
+    # The body names the agent: the handler holds an agent's token to it.
+    by_body: bool = False
 
     @property
     def open(self) -> bool:

@@ -31,13 +31,15 @@ FLEET: Final = Access(
 )
 DRAIN: Final = Access(frozenset({Kind.CONTAINER, Kind.OPERATOR}))
 ITSELF: Final = Access(frozenset({Kind.CONTAINER, Kind.AGENT}))
+IN_BODY: Final = Access(ITSELF.kinds, by_body=True)
 PEOPLE: Final = Access(frozenset({Kind.USER, Kind.OPERATOR}))
 
 JSON, BYTES, BARE = Body.JSON, Body.BYTES, Style.BARE
 
 _TOWN: Final = "/api/towns/{town}"
 _SNAPSHOT: Final = f"{_TOWN}/rigs/{{rig}}/agents/{{agent}}/db-snapshot"
-_CALLBACK: Final = f"{_TOWN}/rigs/{{rig}}/agents/{{agent}}"
+_RIG: Final = f"{_TOWN}/rigs/{{rig}}"
+_CALLBACK: Final = f"{_RIG}/agents/{{agent}}"
 _CONTAINER: Final = f"{_TOWN}/container"
 _AGENT: Final = f"{_CONTAINER}/agents/{{agent}}"
 _MAYOR: Final = f"{_TOWN}/mayor"
@@ -89,6 +91,8 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("POST", f"{_CALLBACK}/waiting", ITSELF, callbacks.waiting, JSON),
     Route("POST", f"{_CALLBACK}/status", ITSELF, callbacks.status, JSON),
     Route("POST", f"{_CALLBACK}/checkpoint", ITSELF, callbacks.checkpoint, JSON),
+    Route("GET", f"{_CALLBACK}/events", ITSELF, callbacks.list_events),
+    Route("POST", f"{_RIG}/agent-events", IN_BODY, callbacks.append_event, JSON),
     # agents in containers
     Route("POST", f"{_CONTAINER}/agents/start", PEOPLE, agents.start_agent, JSON, BARE),
     Route("POST", f"{_AGENT}/stop", PEOPLE, agents.stop_agent, style=BARE),

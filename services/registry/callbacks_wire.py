@@ -11,6 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName
+from services.registry.event_log import AgentEvent
 from services.registry.reports import (
     Checkpoint,
     Completion,
@@ -46,6 +47,15 @@ def reports_to_proto(name: AgentName, told: Sequence[Told]) -> pb.AgentReports:
         message = _report_to_proto(one.report, time_to_proto(one.report_time))
         getattr(reports, _FIELDS[type(message)]).CopyFrom(message)
     return reports
+
+
+def event_to_proto(event: AgentEvent) -> pb.AgentEvent:
+    return pb.AgentEvent(
+        id=event.id,
+        type=event.type,
+        data_json=event.data_json,
+        create_time=time_to_proto(event.create_time),
+    )
 
 
 def _report_to_proto(report: Report, told: Timestamp) -> Message:

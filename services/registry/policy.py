@@ -41,6 +41,8 @@ _ROWS: Final = {
     "WatchMessages": _WATCH,
     "ReportAgent": _AGENT,
     "GetAgentReports": _ITS_OWN,
+    "AppendAgentEvent": _AGENT,
+    "ListAgentEvents": _ITS_OWN,
     "GetPublicKeys": _FLEET,
     "IssueAgentToken": _CONTAINER,
     "IssueContainerToken": rule(Kind.CONTAINER, grace_s=RENEWAL_GRACE_S),

@@ -8,8 +8,10 @@ from datetime import datetime
 from typing import Any, Final
 
 from services.chassis.names import AgentName
+from services.registry.event_log import AgentEvent, EventPage, event_bytes
 from services.registry.redis_town import RedisTown, time_of
 from services.registry.reports import KINDS, Completion, Outcome, Report, Told
+from services.registry.store import ANSWER_BYTES_MAX
 
 _WORDS: Final = {kind: word for word, kind in KINDS.items()}
 
@@ -36,6 +38,43 @@ class RedisCallbacks:
             "read_reports", name.town, agent=name.agent, kinds=list(KINDS)
         )
         return [_told(kind.decode(), raw) for kind, raw in answer.values[0]]
+
+    async def append_event(
+        self, name: AgentName, event_type: str, data_json: str, request_id: str = ""
+    ) -> AgentEvent:
+        bounds = self._redis.terms.event_log
+        answer = await self._redis.change(
+            "append_event",
+            name.town,
+            data_json,
+            agent=name.agent,
+            type=event_type,
+            request_id=request_id,
+            size=event_bytes(event_type, data_json),
+            events_max=bounds.events,
+            bytes_max=bounds.size_bytes,
+        )
+        return _event(*answer.values)
+
+    async def list_events(
+        self, name: AgentName, *, after: int = 0, limit: int = 500
+    ) -> EventPage:
+        answer = await self._redis.ask(
+            "list_events",
+            name.town,
+            agent=name.agent,
+            after=after,
+            limit=limit,
+            bytes_max=ANSWER_BYTES_MAX,
+        )
+        dropped, found = answer.values
+        return EventPage(tuple(_event(*each) for each in found), max(0, dropped))
+
+
+def _event(number: int, raw: bytes) -> AgentEvent:
+    head, _, data = raw.partition(b"\n")
+    meta = json.loads(head)
+    return AgentEvent(number, meta["type"], data.decode(), time_of(meta["created"]))
 
 
 def _told(word: str, raw: bytes) -> Told:

@@ -24,6 +24,7 @@ from services.chassis.errors import Reason, ServiceError
 from services.chassis.redis_pool import Durability, Script, Store, store_errors
 from services.chassis.telemetry import Event
 from services.registry.changes import GONE_KEPT
+from services.registry.event_log import LOG_BOUNDS, LogBounds
 from services.registry.inbox import SETTLED_KEPT_S
 from services.registry.leases import TTL_S, Gap
 from services.registry.redis_refusals import refusal
@@ -54,6 +55,7 @@ TOWN_KEYS: Final = (
     "gone",
     "watch",
     "reports",
+    "events",
 )
 # A caller waits no longer for a store that does not answer.
 ANSWER_LIMIT_S: Final = 2.0
@@ -75,6 +77,7 @@ class Terms:
     settled_kept_s: float = SETTLED_KEPT_S
     requests_kept_s: float = REQUESTS_KEPT_S
     gone_kept: int = GONE_KEPT
+    event_log: LogBounds = LOG_BOUNDS
 
     @property
     def tick_s(self) -> float:

@@ -17,6 +17,7 @@ from services.chassis.names import AgentName, InstanceName, MessageName
 from services.registry.agents import Agent, AgentPage, State
 from services.registry.changes import Changes, Position
 from services.registry.entries import Entry
+from services.registry.event_log import AgentEvent, EventPage
 from services.registry.inbox import (
     Acknowledgement,
     Message,
@@ -77,7 +78,8 @@ class AgentStore(Protocol):
         """Replaces the spec of exactly this version of the record."""
 
     async def deregister_agent(self, name: AgentName, etag: str = "") -> None:
-        """Forgets the record, inbox and reports, never the epoch. Raises
+        """Forgets the record, inbox and reports and events, never the
+        epoch nor the last id of an event. Raises
         AGENT_NOT_FOUND, ETAG_MISMATCH, LEASE_HELD."""
 
     async def replace_agents(self, town: str, entries: Sequence[Entry]) -> list[str]:
@@ -179,6 +181,18 @@ class CallbackStore(Protocol):
 
     async def reports(self, name: AgentName) -> list[Told]:
         """The last of each kind, in the order of KINDS. Raises AGENT_NOT_FOUND."""
+
+    async def append_event(
+        self, name: AgentName, event_type: str, data_json: str, request_id: str = ""
+    ) -> AgentEvent:
+        """Appends to the log, whose oldest events are dropped beyond its bounds; the
+        same id and content again is the same event. Raises AGENT_NOT_FOUND;
+        FIELD_INVALID when the id was used otherwise."""
+
+    async def list_events(
+        self, name: AgentName, *, after: int = 0, limit: int = 500
+    ) -> EventPage:
+        """Events with higher ids, oldest first. Raises AGENT_NOT_FOUND."""
 
 
 class ChangeStore(Protocol):

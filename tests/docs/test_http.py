@@ -6,7 +6,13 @@ import re
 
 import pytest
 
-from services.gateway import agent_handlers, app, problems, snapshot_handlers
+from services.gateway import (
+    agent_handlers,
+    app,
+    callback_handlers,
+    problems,
+    snapshot_handlers,
+)
 from services.gateway import town_handlers as towns
 from services.gateway.exchange import JSON_BYTES_MAX, STALL_S
 from services.gateway.listener import HEADER_BYTES_MAX
@@ -45,6 +51,8 @@ def test_what_is_not_served_is_not(method: str, path: str, when: str):
     [
         agent_handlers.IDEMPOTENCY_HEADER,
         app.REQUEST_ID_HEADER,
+        callback_handlers.AGENT_HEADER,
+        callback_handlers.DROPPED_HEADER,
         problems.REASON_HEADER,
         snapshot_handlers.EPOCH_HEADER,
         snapshot_handlers.GENERATION_HEADER,

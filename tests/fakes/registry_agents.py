@@ -105,6 +105,7 @@ class MemoryAgents(MemoryTowns):
             town.inboxes,
             town.sequences,
             town.reports,
+            town.events,
             town.free,
         ):
             part.pop(name.agent, None)

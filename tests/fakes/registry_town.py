@@ -12,6 +12,7 @@ from services.chassis.names import AgentName, InstanceName
 from services.registry import refusals
 from services.registry.agents import Agent, State
 from services.registry.changes import GONE_KEPT
+from services.registry.event_log import LOG_BOUNDS, AgentEvent, LogBounds
 from services.registry.hints import Nudges
 from services.registry.inbox import SETTLED_KEPT_S, Message, MessageState
 from services.registry.leases import (
@@ -53,6 +54,8 @@ class Town:
     inboxes: dict[str, dict[str, Message]] = field(default_factory=dict)
     sequences: dict[str, int] = field(default_factory=dict)
     reports: dict[str, dict[str, Told]] = field(default_factory=dict)
+    events: dict[str, dict[int, tuple[AgentEvent, str]]] = field(default_factory=dict)
+    last_events: dict[str, int] = field(default_factory=dict)
     free: dict[str, datetime] = field(default_factory=dict)
     unswept: set[str] = field(default_factory=set)  # slots, from sign to sign of life
     revision: int = 0
@@ -77,6 +80,7 @@ class MemoryTowns:
         settled_kept_s: float = SETTLED_KEPT_S,
         requests_kept_s: float = 24 * 3600.0,
         gone_kept: int = GONE_KEPT,
+        event_log: LogBounds = LOG_BOUNDS,
     ) -> None:
         self.clock = clock or SystemClock()
         self.nudged = Nudges()
@@ -86,6 +90,7 @@ class MemoryTowns:
         self._settled_kept = timedelta(seconds=settled_kept_s)
         self._requests_kept = timedelta(seconds=requests_kept_s)
         self._gone_kept = gone_kept
+        self._event_log = event_log
         self._towns: dict[str, Town] = {}
 
     def _now(self) -> datetime:

@@ -1,4 +1,5 @@
--- Forgets a record, its inbox and its reports; EPOCHS stays as it is.
+-- Forgets a record, its inbox, reports and events; EPOCHS stays as it is, and so does
+-- the last id of an event.
 local meta = read(AGENTS, a.agent)
 if not meta then return refuse('AGENT_NOT_FOUND') end
 local revision = string.format('%d', meta.revision)
@@ -20,6 +21,9 @@ redis.call('ZREM', FREE, a.agent)
 for _, key in ipairs({AGENTS, SPECS, LEASES, WAITING}) do
   redis.call('HDEL', key, a.agent)
 end
+local last = tonumber(redis.call('HGET', COUNTERS, 'event_last:' .. a.agent) or 0)
+for id = first_event(a.agent), last do drop_event(a.agent, id) end
+if last > 0 then redis.call('HSET', COUNTERS, 'event_first:' .. a.agent, last + 1) end
 for _, kind in ipairs(a.reports) do
   redis.call('HDEL', REPORTS, a.agent .. '/' .. kind)
 end

@@ -8,7 +8,7 @@ local MESSAGES, TEXTS, QUEUE = KEYS[10], KEYS[11], KEYS[12]
 local PENDING, SETTLED, WAITING = KEYS[13], KEYS[14], KEYS[15]
 local COUNTERS, FREE, DEADLINES = KEYS[16], KEYS[17], KEYS[18]
 local CHANGES, GONE, WATCH = KEYS[19], KEYS[20], KEYS[21]
-local REPORTS = KEYS[22]
+local REPORTS, EVENTS = KEYS[22], KEYS[23]
 
 local TTL, GAP_START, GAP_UNTIL = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local a = cjson.decode(ARGV[4])
@@ -154,4 +154,27 @@ end
 local function span(agent, after)
   local start = after == '' and '[' .. agent .. '/' or '(' .. agent .. '/' .. after
   return start, '(' .. agent .. '0'
+end
+
+-- Events lie under agent/id, the ids of their requests under agent/r/request. An event
+-- is what is known of it, then its data, which no script looks into.
+local function event(agent, id)
+  local raw = redis.call('HGET', EVENTS, string.format('%s/%d', agent, id))
+  local meta, data = string.match(raw, '^([^\n]*)\n(.*)$')
+  return cjson.decode(meta), data, raw
+end
+
+-- The oldest id that the log of an agent keeps, or the next one to come.
+local function first_event(agent)
+  return tonumber(redis.call('HGET', COUNTERS, 'event_first:' .. agent) or 1)
+end
+
+-- Drops an event; returns how many bytes the log has left.
+local function drop_event(agent, id)
+  local meta = event(agent, id)
+  redis.call('HDEL', EVENTS, string.format('%s/%d', agent, id))
+  if meta.request ~= '' then
+    redis.call('HDEL', EVENTS, agent .. '/r/' .. meta.request)
+  end
+  return redis.call('HINCRBY', COUNTERS, 'event_bytes:' .. agent, -meta.size)
 end

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from services.chassis.access import RENEWAL_GRACE_S
 from services.chassis.auth import Kind, rule
 from services.chassis.errors import Reason, ServiceError
+from townkeeper.registry.v1 import callbacks_pb2 as callbacks
 from townkeeper.registry.v1 import registry_pb2 as pb
 from townkeeper.registry.v1 import registry_pb2_grpc
 from townkeeper.registry.v1 import resources_pb2 as res
@@ -28,6 +31,8 @@ _CALLERS = {
     "ConfirmReady": (Kind.CONTAINER, Kind.OPERATOR),
     "EnqueueMessage": _OWN,
     "ReportAgent": (Kind.CONTAINER, Kind.AGENT),
+    "AppendAgentEvent": (Kind.CONTAINER, Kind.AGENT),
+    "ListAgentEvents": _OWN,
 }
 POLICY = {f"/{SERVICE}/{name}": rule(*kinds) for name, kinds in _CALLERS.items()}
 POLICY[f"/{SERVICE}/IssueContainerToken"] = rule(
@@ -51,6 +56,8 @@ class FakeRegistry(registry_pb2_grpc.RegistryServiceServicer):
         self.inbox: dict[str, res.Message] = {}
         self.instances = [self.instance("towns/town-1/instances/slot-1")]
         self.reports: list[pb.ReportAgentRequest] = []
+        self.events: list[pb.AppendAgentEventRequest] = []
+        self.dropped = 0
         self.nonce = ""
         self.bound: list[str] = []
         self.fail: ServiceError | None = None
@@ -139,6 +146,27 @@ class FakeRegistry(registry_pb2_grpc.RegistryServiceServicer):
         self._agent(request.name)
         self.reports.append(request)
         return pb.ReportAgentResponse(drain_nonce=self.nonce)
+
+    async def AppendAgentEvent(self, request: Any, context: Any) -> Any:
+        self._agent(request.parent)
+        self.events.append(request)
+        return pb.AppendAgentEventResponse()
+
+    async def ListAgentEvents(self, request: Any, context: Any) -> Any:
+        self._agent(request.parent)
+        events = [
+            callbacks.AgentEvent(
+                id=number,
+                type=each.event.type,
+                data_json=each.event.data_json,
+                create_time=Timestamp(seconds=1767323045, nanos=678000000),
+            )
+            for number, each in enumerate(self.events, start=1)
+            if each.parent == request.parent and number > request.after_id
+        ]
+        return pb.ListAgentEventsResponse(
+            events=events[: request.page_size], dropped_count=self.dropped
+        )
 
     async def AnnounceDrain(self, request: Any, context: Any) -> Any:
         names = [instance.name for instance in self.instances]

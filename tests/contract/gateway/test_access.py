@@ -52,6 +52,7 @@ RENEW: Final = NOBODY | CONTAINERS | {"expired": OK}
 DRAIN: Final = NOBODY | CONTAINERS | OPERATORS
 USERS: Final = {"user": OK, "user other town": 403}
 ITSELF: Final = NOBODY | CONTAINERS | AGENTS_FORBIDDEN | {"agent own": OK}
+IN_BODY: Final = ITSELF | {"agent other": OK}
 PEOPLE: Final = NOBODY | USERS | {"container other town": 403} | OPERATORS
 
 _TOWN: Final = "/api/towns/{town}"
@@ -82,6 +83,8 @@ EXPECTED: Final[dict[tuple[str, str], dict[str, int]]] = {
     ("POST", f"{_CALLBACK}/waiting"): ITSELF,
     ("POST", f"{_CALLBACK}/status"): ITSELF,
     ("POST", f"{_CALLBACK}/checkpoint"): ITSELF,
+    ("GET", f"{_CALLBACK}/events"): ITSELF,
+    ("POST", f"{_TOWN}/rigs/{{rig}}/agent-events"): IN_BODY,
     ("POST", f"{_TOWN}/container/agents/start"): PEOPLE,
     ("POST", f"{_AGENT}/stop"): PEOPLE,
     ("POST", f"{_AGENT}/message"): PEOPLE,

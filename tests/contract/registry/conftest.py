@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from services.chassis.redis_pool import connect
+from services.registry.event_log import LogBounds
 from services.registry.redis_store import opened
 from services.registry.redis_town import Terms
 from services.registry.store import RegistryStore
@@ -22,6 +23,7 @@ from tests.support.tokens import TOWN
 
 # Few, so that a test can go beyond what is remembered.
 GONE_KEPT = 3
+EVENT_LOG = LogBounds(events=5, size_bytes=50_000)
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +35,8 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyProcess]:
 @asynccontextmanager
 async def _in_memory() -> AsyncIterator[tuple[RegistryStore, Time]]:
     clock = ManualClock()
-    yield MemoryStore(clock, gone_kept=GONE_KEPT), ClockTime(clock)
+    store = MemoryStore(clock, gone_kept=GONE_KEPT, event_log=EVENT_LOG)
+    yield store, ClockTime(clock)
 
 
 @asynccontextmanager
@@ -43,7 +46,7 @@ async def _in_valkey(
     valkey.flush()
     redis = await connect(valkey.url)
     try:
-        terms = Terms(gone_kept=GONE_KEPT)
+        terms = Terms(gone_kept=GONE_KEPT, event_log=EVENT_LOG)
         async with opened(redis, environment="tests", terms=terms) as store:
             yield store, RedisTime(redis, TOWN)
     finally:

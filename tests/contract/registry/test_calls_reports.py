@@ -136,3 +136,55 @@ async def test_only_a_container_is_told_the_nonce(registry, agent):
     container = await agent.ReportAgent(request)
 
     assert ("", drain.nonce) == (own.drain_nonce, container.drain_nonce)
+
+
+class TestEvents:
+    """The log over the wire."""
+
+    async def append(self, stub: Any, **options: Any) -> Any:
+        event = res.AgentEvent(**{"type": "turn", **options})
+        request = pb.AppendAgentEventRequest(parent=str(MAYOR), event=event)
+        return (await stub.AppendAgentEvent(request)).event
+
+    async def test_an_event_is_listed_as_it_was_appended(self, registry, agent):
+        """With the id and the time that it was given; no data is null."""
+        first = await self.append(registry.stub(Kind.AGENT), data_json="[1]", id=99)
+        second = await self.append(agent)
+
+        request = pb.ListAgentEventsRequest(parent=str(MAYOR))
+        answer = await registry.stub(Kind.USER).ListAgentEvents(request)
+
+        assert [first, second] == list(answer.events)
+        assert [(1, "turn", "[1]"), (2, "turn", "null")] == [
+            (event.id, event.type, event.data_json) for event in answer.events
+        ]
+        assert first.HasField("create_time")
+        assert 0 == answer.dropped_count
+
+    @pytest.mark.parametrize(
+        ("event", "field"),
+        [
+            ({"type": ""}, "event.type"),
+            ({"type": "x" * 257}, "event.type"),
+            ({"data_json": "{"}, "event.data_json"),
+            ({"data_json": "1" * 65_537}, "event.data_json"),
+        ],
+    )
+    async def test_an_event_outside_its_range_is_refused(self, agent, event, field):
+        """And nothing is appended."""
+        error = await refused(self.append(agent, **event))
+
+        assert field == error.metadata["field"]
+        assert 1 == (await self.append(agent)).id
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [("after_id", -1), ("page_size", 1001), ("page_size", -1)],
+    )
+    async def test_a_page_outside_its_range_is_refused(self, agent, field, value):
+        """Rather than answered with something else."""
+        request = pb.ListAgentEventsRequest(parent=str(MAYOR), **{field: value})
+
+        error = await refused(agent.ListAgentEvents(request))
+
+        assert (Reason.FIELD_INVALID, field) == (error.reason, error.metadata["field"])

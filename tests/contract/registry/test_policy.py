@@ -27,6 +27,8 @@ NAMES = {
     "AcknowledgeMessage": f"{MAYOR}/messages/m-1",
     "EnqueueMessage": str(MAYOR),
     "ListMessages": str(MAYOR),
+    "AppendAgentEvent": str(MAYOR),
+    "ListAgentEvents": str(MAYOR),
 }
 OPEN_TO_AGENTS = [
     "GetAgent",
@@ -35,6 +37,8 @@ OPEN_TO_AGENTS = [
     "ListMessages",
     "ReportAgent",
     "GetAgentReports",
+    "AppendAgentEvent",
+    "ListAgentEvents",
 ]
 
 

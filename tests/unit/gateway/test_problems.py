@@ -65,6 +65,7 @@ def test_a_missing_token_asks_for_one():
         ("heartbeat.last_event_type", ("lastEventType",)),
         ("checkpoint.data_json", ("data",)),
         ("completion.reason", ("reason",)),
+        ("event.type", ("event_type",)),
     ],
 )
 def test_fields_are_spelled_as_in_json(field: str, path: tuple[str, ...]):
