@@ -135,6 +135,7 @@ class Reason(StrEnum):
     SIGNING_DISABLED = "SIGNING_DISABLED", Code.UNIMPLEMENTED
     # stored bytes fail their digest: call someone
     SNAPSHOT_CORRUPT = "SNAPSHOT_CORRUPT", Code.DATA_LOSS
+    RECORD_CORRUPT = "RECORD_CORRUPT", Code.DATA_LOSS
     # the clock: the caller decides
     DEADLINE = "DEADLINE", Code.DEADLINE_EXCEEDED
     # the caller's own doing

@@ -47,15 +47,20 @@ def private_keys(folder: Path) -> tuple[tuple[str, Ed25519PrivateKey], ...]:
     """Key ids and keys, oldest first. Raises KeysError for one that others reach."""
     found = []
     for path in key_files(folder):
-        mode = stat.S_IMODE(path.stat().st_mode)
-        # A group may read: that is how a mounted Kubernetes secret reaches us.
-        if mode & (stat.S_IRWXO | stat.S_IWGRP):
-            raise KeysError(
-                f"cannot use {path}: others may read or change it (mode {mode:04o}); "
-                f"run chmod 600 {path}"
-            )
+        check_mode(path)
         found.append((path.name[len(_PREFIX) : -len(_SUFFIX)], _read_private(path)))
     return tuple(found)
+
+
+def check_mode(path: Path) -> None:
+    """Raises KeysError for a key that others may read or change."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    # A group may read: that is how a mounted Kubernetes secret reaches us.
+    if mode & (stat.S_IRWXO | stat.S_IWGRP):
+        raise KeysError(
+            f"cannot use {path}: others may read or change it (mode {mode:04o}); "
+            f"run chmod 600 {path}"
+        )
 
 
 def _read_private(path: Path) -> Ed25519PrivateKey:

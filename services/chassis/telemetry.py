@@ -58,6 +58,7 @@ class Event(StrEnum):
     STORE_DURABLE = "store.durable"
     STORE_NOT_DURABLE = "store.not_durable"
     UPLOADS_EXPIRED = "uploads.expired"
+    RECORD_UNREADABLE = "record.unreadable"
     RECORD_REPAIRED = "record.repaired"
     AGENT_REINDEXED = "agent.reindexed"
     GENERATIONS_DROPPED = "generations.dropped"

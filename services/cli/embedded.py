@@ -102,9 +102,11 @@ def _make_plane(
     # Here and not at the top: the other commands start faster without.
     from services.chassis.access import ANY_TOWN, Kind
     from services.chassis.keys import KeyRing, KeysError
+    from services.chassis.sealing import SealingKeys
 
     try:
         KeyRing.create(data.keys)
+        SealingKeys.create(data.keys)
     except KeysError as error:
         raise Problem(str(error)) from error
 

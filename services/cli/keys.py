@@ -79,6 +79,12 @@ def rotate(
             show_default=False,
         ),
     ] = None,
+    sealing: Annotated[
+        bool,
+        typer.Option(
+            "--sealing", help="A key that seals what the registry keeps, instead."
+        ),
+    ] = False,
     data_dir: DataDirOption = DEFAULT,
     keys_dir: KeysDirOption = None,
     as_json: JsonOption = False,
@@ -87,16 +93,23 @@ def rotate(
 
     With --now it signs at once, and so does one that is published already. Tokens of
     older keys stay good until they expire; `townkeeper keys prune` removes the keys
-    after that. A folder without keys gets its first one.
+    after that. A folder without keys gets its first one. Old sealing keys are kept:
+    what nobody has written since is opened with them.
 
     Example: townkeeper keys rotate --lead 30m
     """
     from services.chassis.keys import LEAD_S, KeyRing
+    from services.chassis.sealing import rotate_sealing
 
     if now and lead:
         raise Problem("cannot rotate now and later: give --now or --lead", Exit.USAGE)
     lead_s = 0.0 if now else LEAD_S if lead is None else seconds(lead, "--lead")
     folder = _folder(data_dir, keys_dir)
+    if sealing:
+        with _problems():
+            kid = rotate_sealing(folder, lead_s)
+        typer.echo(json.dumps({"kid": kid}) if as_json else f"{kid} is published")
+        return
     with _problems():
         had_keys = folder.is_dir() and any(folder.glob("*.pem"))
         ring = KeyRing.create(folder)

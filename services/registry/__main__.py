@@ -31,6 +31,7 @@ async def serve(settings: RegistrySettings) -> None:
     """Serves until a signal; raises what keeps it from starting."""
     known = RevocationList(followed=True)
     verifier = settings.trust.verifier(known)
+    specs, issuer = settings.stored_specs(), Issuer(settings.signing_keys())
     redis = await connect(settings.redis.url)
     try:
         async with opened(
@@ -39,6 +40,7 @@ async def serve(settings: RegistrySettings) -> None:
             terms=Terms(ttl_s=settings.lease_ttl_s),
             replicas=settings.redis.replicas,
             vouched=settings.redis.vouched,
+            specs=specs,
         ) as store:
             feed = RevocationFeed(store, known)
             # First: whoever is revoked must not get in meanwhile.
@@ -50,7 +52,7 @@ async def serve(settings: RegistrySettings) -> None:
                 store,
                 verifier.jwks,
                 feed,
-                issuer=Issuer(settings.signing_keys()),
+                issuer=issuer,
                 ttl_s=settings.lease_ttl_s,
                 heartbeat_interval_s=settings.heartbeat_interval_s,
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 from services.chassis.names import AgentName
@@ -13,8 +12,9 @@ from services.registry.agents import (
     State,
 )
 from services.registry.entries import Entry
+from services.registry.redis_specs import StoredSpecs, spec_text
 from services.registry.redis_town import RedisTown
-from services.registry.redis_values import agent_from, entry_text, spec_text, texts
+from services.registry.redis_values import texts
 from services.registry.reports import KINDS
 from services.registry.specs import AgentSpec, Role
 from services.registry.store import ANSWER_BYTES_MAX
@@ -23,8 +23,9 @@ from services.registry.store import ANSWER_BYTES_MAX
 class RedisAgents:
     """AgentStore over Redis."""
 
-    def __init__(self, town: RedisTown) -> None:
+    def __init__(self, town: RedisTown, specs: StoredSpecs) -> None:
         self._redis = town
+        self._specs = specs
 
     async def register_agent(
         self,
@@ -35,28 +36,28 @@ class RedisAgents:
         etag: str = "",
         request_id: str = "",
     ) -> Agent:
-        stored = spec_text(spec)
-        request = f"{name} {configure_only} {etag} {stored}"
+        text = spec_text(spec)
+        request = f"{name} {configure_only} {etag} {text}"
         answer = await self._redis.change(
             "register_agent",
             name.town,
-            stored,
+            self._specs.of_spec(name, spec),
             agent=name.agent,
-            digest=_digest(stored),
+            digest=self._specs.digest(text),
             role=spec.role.value,
             database=spec.has_database,
             configure_only=configure_only,
             etag=etag,
             request_id=request_id,
-            request_digest=_digest(request),
+            request_digest=self._specs.digest(request),
             requests_kept=round(self._redis.terms.requests_kept_s * 1000),
             agents_max=TOWN_AGENTS_MAX,
         )
-        return agent_from(name.town, answer.values[0])
+        return self._specs.agent(name.town, answer.values[0])
 
     async def get_agent(self, name: AgentName) -> Agent:
         answer = await self._redis.ask("get_agent", name.town, agent=name.agent)
-        return agent_from(name.town, answer.values[0])
+        return self._specs.agent(name.town, answer.values[0])
 
     async def list_agents(
         self,
@@ -77,22 +78,22 @@ class RedisAgents:
             bytes_max=ANSWER_BYTES_MAX,
         )
         after_raw, found = answer.values
-        agents = tuple(agent_from(town, raw) for raw in found)
+        agents = tuple(self._specs.listed(town, raw) for raw in found)
         return AgentPage(agents, after_raw.decode())
 
     async def replace_spec(self, name: AgentName, spec: AgentSpec, etag: str) -> Agent:
-        stored = spec_text(spec)
+        text = spec_text(spec)
         answer = await self._redis.change(
             "replace_spec",
             name.town,
-            stored,
+            self._specs.of_spec(name, spec),
             agent=name.agent,
-            digest=_digest(stored),
+            digest=self._specs.digest(text),
             role=spec.role.value,
             database=spec.has_database,
             etag=etag,
         )
-        return agent_from(name.town, answer.values[0])
+        return self._specs.agent(name.town, answer.values[0])
 
     async def deregister_agent(self, name: AgentName, etag: str = "") -> None:
         await self._redis.change(
@@ -108,25 +109,20 @@ class RedisAgents:
         answer = await self._redis.change(
             "replace_agents",
             town,
-            *(entry_text(entry) for entry in entries),
-            entries=[_entry_args(entry) for entry in entries],
+            *(self._specs.of_entry(town, entry) for entry in entries),
+            entries=[self._entry_args(entry) for entry in entries],
             agents_max=TOWN_AGENTS_MAX,
         )
         return texts(answer.values[0])
 
-
-def _entry_args(entry: Entry) -> dict[str, object]:
-    spec = entry.spec
-    # A spec that says no way to start is like no other, not even itself later.
-    return {
-        "agent": entry.agent,
-        "digest": _digest(spec_text(spec)) if spec else "",
-        "role": spec.role.value if spec else "",
-        "database": spec.has_database if spec else True,
-        "claimable": spec is not None,
-        "problem": entry.problem[:1024],
-    }
-
-
-def _digest(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    def _entry_args(self, entry: Entry) -> dict[str, object]:
+        spec = entry.spec
+        # A spec that says no way to start is like no other, not even itself later.
+        return {
+            "agent": entry.agent,
+            "digest": self._specs.digest(spec_text(spec)) if spec else "",
+            "role": spec.role.value if spec else "",
+            "database": spec.has_database if spec else True,
+            "claimable": spec is not None,
+            "problem": entry.problem[:1024],
+        }

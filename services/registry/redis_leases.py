@@ -27,9 +27,9 @@ from services.registry.leases import (
     holder_of,
     judged,
 )
+from services.registry.redis_specs import StoredSpecs
 from services.registry.redis_town import RedisTown
 from services.registry.redis_values import (
-    agent_from,
     drain_from,
     instance_from,
     lease_from,
@@ -55,8 +55,9 @@ class _Town:
 class RedisLeases:
     """LeaseStore over Redis."""
 
-    def __init__(self, town: RedisTown) -> None:
+    def __init__(self, town: RedisTown, specs: StoredSpecs) -> None:
         self._redis = town
+        self._specs = specs
 
     async def register_instance(
         self, name: InstanceName, boot_id: str, address: str, capacity: int = 0
@@ -142,7 +143,8 @@ class RedisLeases:
             weight_unlimited=WEIGHT_UNLIMITED,
         )
         return [
-            (agent_from(name.town, raw), bool(taken)) for raw, taken in answer.values[0]
+            (self._specs.agent(name.town, raw), bool(taken))
+            for raw, taken in answer.values[0]
         ]
 
     async def release(

@@ -15,6 +15,7 @@ from services.registry.redis_hints import RedisHints
 from services.registry.redis_inbox import RedisInbox
 from services.registry.redis_leases import RedisLeases
 from services.registry.redis_revocations import RedisRevocations
+from services.registry.redis_specs import StoredSpecs
 from services.registry.redis_town import RedisTown, Terms, open_store
 
 
@@ -28,11 +29,11 @@ class RedisStore(
 ):
     """RegistryStore over Redis."""
 
-    def __init__(self, town: RedisTown, hints: RedisHints) -> None:
-        RedisAgents.__init__(self, town)
+    def __init__(self, town: RedisTown, hints: RedisHints, specs: StoredSpecs) -> None:
+        RedisAgents.__init__(self, town, specs)
         RedisRevocations.__init__(self, town)
         RedisInbox.__init__(self, town, hints)
-        RedisChanges.__init__(self, town, hints)
+        RedisChanges.__init__(self, town, hints, specs)
 
     async def check(self) -> None:
         await self._redis.check()
@@ -46,6 +47,7 @@ async def opened(
     terms: Terms | None = None,
     replicas: int = 0,
     vouched: bool = False,
+    specs: StoredSpecs | None = None,
 ) -> AsyncIterator[RedisStore]:
     """The store, marked as ours, while the block runs. Raises STORE_FOREIGN."""
     await open_store(store, environment)
@@ -58,6 +60,6 @@ async def opened(
         asyncio.create_task(hints.listen(), name="hints"),
     ]
     try:
-        yield RedisStore(town, hints)
+        yield RedisStore(town, hints, specs or StoredSpecs())
     finally:
         await ended(*tasks)

@@ -127,7 +127,9 @@ class RedisTown:
         """Runs a script that writes nothing, or nothing that must be durable."""
         return await self._run(script, town, args, (), replicas=0)
 
-    async def change(self, script: str, town: str, *texts: str, **args: Any) -> Answer:
+    async def change(
+        self, script: str, town: str, *texts: str | bytes, **args: Any
+    ) -> Answer:
         """Runs a script; when this returns, what it wrote is durable."""
         await self._durability.check()
         answer = await self._run(script, town, args, texts, self._replicas)
@@ -192,7 +194,7 @@ class RedisTown:
         script: str,
         town: str,
         args: Mapping[str, Any],
-        texts: Sequence[str],
+        texts: Sequence[str | bytes],
         replicas: int,
     ) -> Answer:
         await self._serve_if_due()

@@ -9,35 +9,28 @@ from typing import Any, Final
 
 from services.chassis.names import AgentName, MessageName
 from services.registry.agents import Agent, State
-from services.registry.entries import Entry, read_entry, request_from_spec, stored_spec
+from services.registry.entries import read_entry, stored_spec
 from services.registry.inbox import Message, MessageState
 from services.registry.leases import Drain, Instance, Lease
 from services.registry.redis_town import time_of
 from services.registry.specs import AgentSpec
 
 # First letter of a stored spec: one of a record's own, or the entry it came from.
-_OWN: Final = "S"
-_ENTRY: Final = "E"
+OWN: Final = "S"
+ENTRY: Final = "E"
 
 
-def spec_text(spec: AgentSpec) -> str:
-    """How a spec is stored; equal specs have equal texts."""
-    return _OWN + json.dumps(request_from_spec(spec), sort_keys=True)
-
-
-def entry_text(entry: Entry) -> str:
-    """How a list entry is stored: as it came."""
-    return _ENTRY + entry.text
-
-
-def agent_from(town: str, raw: Sequence[Any]) -> Agent:
-    """A record as the prelude's `record` returns it."""
-    agent, meta_text, spec_raw, lease_text, live, pending = raw
+def agent_from(
+    town: str, raw: Sequence[Any], letter: str, text: str, *, problem: str = ""
+) -> Agent:
+    """A record as the prelude's `record` returns it, and its spec or entry in clear;
+    with a problem instead when that cannot be had."""
+    agent, meta_text, _, lease_text, live, pending = raw
     meta = json.loads(meta_text)
-    stored = spec_raw.decode()
-    entry_json = stored[1:] if stored.startswith(_ENTRY) else ""
-    spec: AgentSpec | None
-    spec = read_entry(entry_json).spec if entry_json else stored_spec(stored[1:])
+    entry_json = text if letter == ENTRY else ""
+    spec: AgentSpec | None = None
+    if not problem:
+        spec = read_entry(text).spec if entry_json else stored_spec(text)
     return Agent(
         name=AgentName(town, agent.decode()),
         spec=spec if meta["claimable"] else None,
@@ -49,7 +42,7 @@ def agent_from(town: str, raw: Sequence[Any]) -> Agent:
         lease=lease_from(lease_text, live=bool(live)),
         generation=meta["generation"],
         failed_starts_count=meta["failed_starts"],
-        last_error=meta["last_error"],
+        last_error=problem or meta["last_error"],
         entry_json=entry_json,
         pending_messages_count=pending,
     )

@@ -5,15 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.chassis.key_files import key_files
+from services.chassis.key_files import KeysError, key_files
 from services.chassis.keys import KeyRing
 from services.chassis.metrics import MetricsSettings
-from services.chassis.parsers import duration, listen_address, readable_directory, text
+from services.chassis.parsers import (
+    duration,
+    listen_address,
+    one_of,
+    readable_directory,
+    text,
+)
 from services.chassis.redis_pool import RedisSettings
+from services.chassis.sealing import SealingKeys, sealing_files
 from services.chassis.settings import group, var
 from services.chassis.tls import TlsSettings
 from services.chassis.trust import TrustSettings
 from services.registry.leases import HEARTBEAT_INTERVAL_S, TTL_S
+from services.registry.redis_specs import StoredSpecs
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,19 @@ class RegistrySettings:
         help="the folder with the private keys that the registry signs agents' tokens"
         " with; else those of TOWNKEEPER_KEYS_DIR, if it holds any",
     )
+    sealing_keys_dir: Path | None = var(
+        "TOWNKEEPER_SEALING_KEYS_DIR",
+        readable_directory,
+        default=None,
+        help="the folder with the keys that the secrets of agents are sealed with; else"
+        " those of TOWNKEEPER_KEYS_DIR",
+    )
+    sealing: str = var(
+        "TOWNKEEPER_SEALING",
+        one_of("required", "off"),
+        default="required",
+        help="`off` where Redis may hold the secrets of agents in clear",
+    )
     redis: RedisSettings = group(RedisSettings)
     trust: TrustSettings = group(TrustSettings)
     tls: TlsSettings = group(TlsSettings)
@@ -66,6 +87,21 @@ class RegistrySettings:
             return KeyRing.load(self.signing_keys_dir).folder
         trusted = self.trust.keys_dir
         return trusted if trusted is not None and key_files(trusted) else None
+
+    def stored_specs(self) -> StoredSpecs:
+        """How specs are stored. Raises KeysError when they must be sealed and cannot
+        be."""
+        folder = self.sealing_keys_dir or self.trust.keys_dir
+        if folder is not None and sealing_files(folder):
+            keys = SealingKeys(folder)
+            return StoredSpecs(keys, seals=self.sealing == "required")
+        if self.sealing == "off":
+            return StoredSpecs()
+        raise KeysError(
+            f"cannot seal the secrets of agents: {folder or 'no folder'} holds no"
+            " sealing key; make one with `townkeeper keys rotate --sealing` and name"
+            " its folder in TOWNKEEPER_SEALING_KEYS_DIR, or set TOWNKEEPER_SEALING=off"
+        )
 
     def problems(self) -> list[str]:
         if self.lease_ttl_s >= 3 * self.heartbeat_interval_s:

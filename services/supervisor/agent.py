@@ -18,6 +18,7 @@ from services.chassis.errors import Reason, ServiceError
 from services.supervisor.holding import Holding
 from services.supervisor.live import LiveRun, last_save
 from services.supervisor.output import OutputBuffer
+from services.supervisor.redaction import hiding_secrets
 from services.supervisor.run import (
     Crashes,
     Run,
@@ -177,7 +178,7 @@ class Agent(Holding):
         self.output.close()
         self.output = OutputBuffer()
         try:
-            live = await self._launch(told, run, crashes)
+            live = await hiding_secrets(self._launch(told, run, crashes), told.spec)
         except Exception as error:  # whatever it is, the next try must come
             self.failed_starts += 1
             run.error, run.exit_reason = str(error), "failed"
@@ -206,14 +207,8 @@ class Agent(Holding):
         run.error = hydrated.report
         run.move(State.STARTING)
         around.ledger.intend(self.name, run.id)
-        live = LiveRun(
-            run,
-            saver,
-            self.output,
-            around.events,
-            around.clock.now,
-            around.credential(run),
-        )
+        output, events, token = self.output, around.events, around.credential(run)
+        live = LiveRun(run, saver, output, events, around.clock.now, token)
         await live.start(runtime, hydrated.launch, around.registry, claim.spec.prompt)
         with contextlib.suppress(OSError):  # the mark of the intent finds it as well
             around.ledger.started(self.name, run.id, run.pid)

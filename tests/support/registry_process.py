@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from services.chassis.sealing import SealingKeys
 from tests.support.tokens import Tokens
 
 ROOT = Path(__file__).parents[2]
@@ -23,6 +24,7 @@ class RegistryProcess:
         self, folder: Path, redis_url: str, tokens: Tokens, **environ: str
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        SealingKeys.create(tokens.folder)
         self.log = folder / "registry.log"
         self.environ = {
             "PATH": os.environ["PATH"],

@@ -46,6 +46,14 @@ local function note(agent)
   return revision
 end
 
+-- Whether a record's own spec, stored so far as it is, must be stored anew although it
+-- says the same: it is in clear, or sealed with another key. Entries wait for a list.
+local function stale_seal(agent, text)
+  local stored = redis.call('HGET', SPECS, agent)
+  local letter = stored and string.sub(stored, 1, 1)
+  return (letter == 'S' or letter == 's') and stored ~= text
+end
+
 -- Marks a record as changed and stores it.
 local function save(agent, meta)
   if not meta.revision then redis.call('ZREM', GONE, agent) end

@@ -27,6 +27,9 @@ if not meta then
   put(a.agent, meta, UNLISTED)
 end
 
+if meta.digest == a.digest and stale_seal(a.agent, ARGV[5]) then
+  redis.call('HSET', SPECS, a.agent, ARGV[5])
+end
 if meta.digest ~= a.digest then
   redis.call('HSET', SPECS, a.agent, ARGV[5])
   meta.digest, meta.role, meta.database = a.digest, a.role, a.database

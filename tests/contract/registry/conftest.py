@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from services.chassis.redis_pool import connect
+from services.chassis.sealing import SealingKeys
 from services.registry.event_log import LogBounds
+from services.registry.redis_specs import StoredSpecs
 from services.registry.redis_store import opened
 from services.registry.redis_town import Terms
 from services.registry.store import RegistryStore
@@ -32,6 +34,12 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyProcess]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def sealed(tmp_path_factory: pytest.TempPathFactory) -> StoredSpecs:
+    """As production stores: nothing in clear."""
+    return StoredSpecs(SealingKeys.create(tmp_path_factory.mktemp("sealing")))
+
+
 @asynccontextmanager
 async def _in_memory() -> AsyncIterator[tuple[RegistryStore, Time]]:
     clock = ManualClock()
@@ -41,13 +49,15 @@ async def _in_memory() -> AsyncIterator[tuple[RegistryStore, Time]]:
 
 @asynccontextmanager
 async def _in_valkey(
-    valkey: ValkeyProcess,
+    valkey: ValkeyProcess, sealed: StoredSpecs
 ) -> AsyncIterator[tuple[RegistryStore, Time]]:
     valkey.flush()
     redis = await connect(valkey.url)
     try:
         terms = Terms(gone_kept=GONE_KEPT, event_log=EVENT_LOG)
-        async with opened(redis, environment="tests", terms=terms) as store:
+        async with opened(
+            redis, environment="tests", terms=terms, specs=sealed
+        ) as store:
             yield store, RedisTime(redis, TOWN)
     finally:
         await redis.aclose()
@@ -65,7 +75,9 @@ async def stage(
     if request.param == "memory":
         made = _in_memory()
     else:
-        made = _in_valkey(request.getfixturevalue("valkey"))
+        made = _in_valkey(
+            request.getfixturevalue("valkey"), request.getfixturevalue("sealed")
+        )
     async with made as both:
         yield both
 

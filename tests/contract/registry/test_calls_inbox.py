@@ -310,9 +310,9 @@ SERVED = [
     for method in METHODS
     if method
     not in {
-        "GetPublicKeys",  # asks no store
-        "IssueAgentToken",
-        "RevokeTokens",
+        # These ask no store while they are answered.
+        "GetPublicKeys",
+        "IssueContainerToken",
         "WatchRevocations",
     }
 ]
@@ -331,6 +331,7 @@ async def test_a_store_that_is_away_is_said_to_be(registry, method):
         "RegisterInstance": {"address": ADDRESS},
         "ConfirmReady": {"nonce": "n"},
         "EnqueueMessage": {"text": "Hello"},
+        "IssueAgentToken": {"instance": str(FIRST), "run": "r"},
         "AcknowledgeMessage": {"outcome": DELIVERED, "instance": str(FIRST)},
     }
     asked.MergeFrom(type(asked)(**complete.get(method, {})))

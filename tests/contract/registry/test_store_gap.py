@@ -9,6 +9,7 @@ import pytest
 from services.chassis.redis_pool import Durability, Store, connect
 from services.registry.leases import Evidence, InstanceState
 from services.registry.redis_hints import RedisHints
+from services.registry.redis_specs import StoredSpecs
 from services.registry.redis_store import RedisStore
 from services.registry.redis_town import RedisTown
 from services.registry.store import RegistryStore
@@ -37,7 +38,9 @@ class Replica:
     def __init__(self, redis: Store) -> None:
         self.clock = ManualClock()
         self.town = RedisTown(redis, Durability(redis), clock=self.clock)
-        self.store: RegistryStore = RedisStore(self.town, RedisHints(redis))
+        self.store: RegistryStore = RedisStore(
+            self.town, RedisHints(redis), StoredSpecs()
+        )
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from services.chassis.errors import Reason
+from services.chassis.sealing import sealing_files
 from services.registry import wire
 from tests.support.redis_server import ValkeyProcess
 from tests.support.registry_process import RegistryProcess
@@ -78,6 +79,21 @@ class TestStart:
             "TOWNKEEPER_JWKS_URL",
         ):
             assert name in said
+
+    def test_does_not_keep_secrets_in_clear_unless_told_so(
+        self, tmp_path, valkey, tokens
+    ):
+        """Without a sealing key it says how to make one, and how to do without."""
+        process = RegistryProcess(tmp_path / "registry", valkey.url, tokens)
+        for file in sealing_files(tokens.folder):
+            file.unlink()
+
+        said = process.refused()
+
+        assert "townkeeper keys rotate --sealing" in said
+        process.environ["TOWNKEEPER_SEALING"] = "off"
+        with process:
+            assert 0 == process.stop()
         assert "Traceback" not in said
 
     def test_names_an_occupied_port(self, tmp_path, valkey, registry, tokens):
