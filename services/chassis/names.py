@@ -138,6 +138,17 @@ class MessageName(_IdName):
 
 
 @dataclass(frozen=True, slots=True)
+class NudgeName(_IdName):
+    FORMAT: ClassVar = "towns/{town}/agents/{agent}/nudges/{nudge}"
+    town: str
+    agent: str
+    nudge: str
+
+    def __str__(self) -> str:
+        return f"towns/{self.town}/agents/{self.agent}/nudges/{self.nudge}"
+
+
+@dataclass(frozen=True, slots=True)
 class SnapshotName(_Name):
     """One generation; `generation` 0 stands for `latest`, which few callers accept."""
 

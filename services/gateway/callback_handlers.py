@@ -7,7 +7,9 @@ from typing import Final
 from starlette.responses import Response
 
 from services.chassis.errors import Reason
+from services.chassis.names import check_id
 from services.gateway.agent_handlers import idempotency_key
+from services.gateway.callbacks_client import MODES, PRIORITIES, NudgeSpec
 from services.gateway.exchange import Exchange, data
 from services.gateway.problems import Problem
 
@@ -16,7 +18,9 @@ AGENT_HEADER: Final = "x-gastown-agent-id"
 DROPPED_HEADER: Final = "x-townkeeper-dropped-events"
 EVENTS_DEFAULT: Final = 500
 EVENTS_MAX: Final = 1000
+NUDGE_TTL_S_MAX: Final = 7 * 24 * 3600
 SPEAKER_TEXT: Final = "agent_id does not match authenticated agent"
+TARGET_TEXT: Final = "target_agent_id does not match authenticated agent"
 _OUTCOMES: Final = {"completed": False, "failed": True}
 
 
@@ -116,3 +120,49 @@ async def list_events(exchange: Exchange) -> Response:
     response = data([{**row, "agent_id": exchange.ids["agent"]} for row in rows])
     response.headers[DROPPED_HEADER] = str(dropped)
     return response
+
+
+async def nudge(exchange: Exchange) -> Response:
+    """Accepts a short message for a good moment of an agent."""
+    fields = exchange.json_fields()
+    target = fields.text("target_agent_id", least=1)
+    wanted = NudgeSpec(
+        text=fields.text("message", least=1),
+        mode=fields.word("mode", {word: word for word in MODES}, "wait-idle"),
+        priority=fields.word("priority", {word: word for word in PRIORITIES}, "normal"),
+        source=_source(exchange),
+        ttl_s=fields.number("ttl_seconds", 1, NUDGE_TTL_S_MAX),
+    )
+    if wanted.ttl_s is not None and wanted.mode != "queue":
+        fields.complain("is for mode queue only", "ttl_seconds")
+    fields.done()
+    name = exchange.agent_name(target)
+    caller = exchange.caller
+    if caller is not None and caller.agent and caller.agent != target:
+        raise Problem(403, TARGET_TEXT, reason=Reason.AGENT_FOREIGN.name)
+    nudge_id = await exchange.registry.enqueue_nudge(
+        name, wanted, nudge_id=idempotency_key(exchange)
+    )
+    return data({"nudge_id": nudge_id})
+
+
+def _source(exchange: Exchange) -> str:
+    """Who speaks, as far as that is known."""
+    caller = exchange.caller
+    own = caller.agent if caller is not None else None
+    speaker = own or exchange.headers.get(AGENT_HEADER)
+    return f"agent:{check_id(speaker, 'agent')}" if speaker else "container"
+
+
+async def pending_nudges(exchange: Exchange) -> Response:
+    """Lists what waits to be said to an agent: urgent first, then the oldest."""
+    return data(await exchange.registry.pending_nudges(exchange.agent))
+
+
+async def mark_nudge(exchange: Exchange) -> Response:
+    """Notes that a nudge of this agent was said."""
+    fields = exchange.json_fields()
+    nudge_id = fields.text("nudge_id", least=1)
+    fields.done()
+    await exchange.registry.acknowledge_nudge(exchange.agent, nudge_id)
+    return data({"marked": True})

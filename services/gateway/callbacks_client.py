@@ -5,16 +5,39 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.chassis.errors import rpc_errors
+from services.gateway.spec_wire import word_of
 from services.gateway.transcode import timestamp
 from townkeeper.registry.v1 import callbacks_pb2 as res
 from townkeeper.registry.v1 import registry_pb2 as pb
 from townkeeper.registry.v1 import registry_pb2_grpc
+
+MODES: Final = {
+    "wait-idle": res.Nudge.MODE_WAIT_IDLE,
+    "immediate": res.Nudge.MODE_IMMEDIATE,
+    "queue": res.Nudge.MODE_QUEUE,
+}
+PRIORITIES: Final = {
+    "normal": res.Nudge.PRIORITY_NORMAL,
+    "urgent": res.Nudge.PRIORITY_URGENT,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class NudgeSpec:
+    """What a client wants said; mode and priority in its words."""
+
+    text: str
+    mode: str
+    priority: str
+    source: str
+    ttl_s: int | None
 
 
 class CallbackCalls:
@@ -82,10 +105,54 @@ class CallbackCalls:
             reply = await self._stub.ListAgentEvents(request, metadata=self._metadata)
         return [_event_row(event) for event in reply.events], reply.dropped_count
 
+    async def enqueue_nudge(
+        self, name: str, nudge: NudgeSpec, *, nudge_id: str = ""
+    ) -> str:
+        """Accepts a nudge, durably; returns its id. Always under one, as messages."""
+        request = pb.EnqueueNudgeRequest(
+            parent=name,
+            nudge_id=nudge_id or str(uuid.uuid4()),
+            nudge=res.Nudge(
+                text=nudge.text,
+                mode=MODES[nudge.mode],
+                priority=PRIORITIES[nudge.priority],
+                source=nudge.source,
+            ),
+        )
+        if nudge.ttl_s is not None:
+            request.ttl.FromSeconds(nudge.ttl_s)
+        with rpc_errors():
+            reply = await self._stub.EnqueueNudge(request, metadata=self._metadata)
+        return reply.nudge.name.rpartition("/")[2]
+
+    async def pending_nudges(self, name: str) -> list[dict[str, Any]]:
+        """In the order in which they should be said."""
+        request = pb.ListNudgesRequest(parent=name)
+        with rpc_errors():
+            reply = await self._stub.ListNudges(request, metadata=self._metadata)
+        return [_nudge_row(nudge) for nudge in reply.nudges]
+
+    async def acknowledge_nudge(self, name: str, nudge_id: str) -> None:
+        request = pb.AcknowledgeNudgeRequest(name=f"{name}/nudges/{nudge_id}")
+        with rpc_errors():
+            await self._stub.AcknowledgeNudge(request, metadata=self._metadata)
+
     async def _report(self, request: pb.ReportAgentRequest) -> str:
         with rpc_errors():
             reply = await self._stub.ReportAgent(request, metadata=self._metadata)
         return reply.drain_nonce
+
+
+def _nudge_row(nudge: res.Nudge) -> dict[str, Any]:
+    return {
+        "nudge_id": nudge.name.rpartition("/")[2],
+        "message": nudge.text,
+        "mode": word_of(MODES, nudge.mode),
+        "priority": word_of(PRIORITIES, nudge.priority),
+        "source": nudge.source,
+        "created_at": timestamp(nudge, "create_time"),
+        "expires_at": timestamp(nudge, "expire_time"),
+    }
 
 
 def _event_row(event: res.AgentEvent) -> dict[str, Any]:

@@ -155,6 +155,17 @@ class Fields:
             return absent
         return words[value]
 
+    def number(self, name: str, least: int, most: int) -> int | None:
+        """A whole number within bounds."""
+        value = self._value.get(name)
+        if value is None:
+            return None
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not whole or not least <= value <= most:
+            self.complain(f"must be a whole number from {least} to {most}", name)
+            return None
+        return int(value)
+
     def moment(self, name: str) -> datetime | None:
         """A time, as ISO 8601 or in milliseconds since 1970."""
         value = self._value.get(name)

@@ -130,6 +130,8 @@ def _issues(error: ServiceError) -> list[Issue]:
 
 def json_path(field: str) -> tuple[str, ...]:
     """A field of a proto as JSON spells it: `spec.git_url` → `gitUrl`."""
+    if field in _JSON_NAMES:
+        return (_JSON_NAMES[field],)
     parts = [part for part in field.split(".") if part not in _CARRIERS] or [field]
     return tuple(_JSON_NAMES.get(part, _camel(part)) for part in parts)
 
@@ -140,10 +142,13 @@ _JSON_NAMES: Final = {
     "name": "agentId",
     "text": "prompt",
     "data_json": "data",
-    "type": "event_type",
+    "event.type": "event_type",
+    "nudge.text": "message",
 }
 # Messages around fields that JSON has at the top.
-_CARRIERS: Final = frozenset({"spec", "heartbeat", "completion", "checkpoint", "event"})
+_CARRIERS: Final = frozenset(
+    {"spec", "heartbeat", "completion", "checkpoint", "event", "nudge"}
+)
 
 
 def _camel(name: str) -> str:

@@ -93,6 +93,9 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("POST", f"{_CALLBACK}/checkpoint", ITSELF, callbacks.checkpoint, JSON),
     Route("GET", f"{_CALLBACK}/events", ITSELF, callbacks.list_events),
     Route("POST", f"{_RIG}/agent-events", IN_BODY, callbacks.append_event, JSON),
+    Route("POST", f"{_RIG}/nudge", IN_BODY, callbacks.nudge, JSON),
+    Route("GET", f"{_CALLBACK}/pending-nudges", ITSELF, callbacks.pending_nudges),
+    Route("POST", f"{_CALLBACK}/nudge-delivered", ITSELF, callbacks.mark_nudge, JSON),
     # agents in containers
     Route("POST", f"{_CONTAINER}/agents/start", PEOPLE, agents.start_agent, JSON, BARE),
     Route("POST", f"{_AGENT}/stop", PEOPLE, agents.stop_agent, style=BARE),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from services.chassis.errors import ServiceError
-from services.chassis.names import AgentName, InstanceName, MessageName
+from services.chassis.names import AgentName, InstanceName, MessageName, NudgeName
 from services.registry import refusals
 
 Given = Mapping[str, Any]
@@ -29,6 +29,10 @@ def _message(town: str, given: Given) -> MessageName:
     return MessageName(town, given["agent"], given["message"])
 
 
+def _nudge(town: str, given: Given) -> NudgeName:
+    return NudgeName(town, given["agent"], given["nudge"])
+
+
 _TABLE: Final[Mapping[str, Callable[[str, Given], ServiceError]]] = {
     "AGENT_NOT_FOUND": lambda t, g: refusals.agent_not_found(_agent(t, g)),
     "ETAG_MISMATCH": lambda t, g: refusals.etag_mismatch(_agent(t, g), g["etag"]),
@@ -48,6 +52,8 @@ _TABLE: Final[Mapping[str, Callable[[str, Given], ServiceError]]] = {
     "LEASE_FENCED": lambda t, g: refusals.lease_fenced(
         _agent(t, g), g["instance"], g["boot"], g["epoch"]
     ),
+    "NUDGE_REUSED": lambda t, g: refusals.nudge_reused(_nudge(t, g)),
+    "NUDGE_NOT_FOUND": lambda t, g: refusals.nudge_not_found(_nudge(t, g)),
     "SETTLED_OTHERWISE": lambda t, g: refusals.settled_otherwise(
         _message(t, g), g["outcome"]
     ),

@@ -14,6 +14,7 @@ from services.registry.redis_changes import RedisChanges
 from services.registry.redis_hints import RedisHints
 from services.registry.redis_inbox import RedisInbox
 from services.registry.redis_leases import RedisLeases
+from services.registry.redis_nudges import RedisNudges
 from services.registry.redis_revocations import RedisRevocations
 from services.registry.redis_specs import StoredSpecs
 from services.registry.redis_town import RedisTown, Terms, open_store
@@ -24,6 +25,7 @@ class RedisStore(
     RedisLeases,
     RedisInbox,
     RedisCallbacks,
+    RedisNudges,
     RedisChanges,
     RedisRevocations,
 ):

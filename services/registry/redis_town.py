@@ -56,6 +56,7 @@ TOWN_KEYS: Final = (
     "watch",
     "reports",
     "events",
+    "nudges",
 )
 # A caller waits no longer for a store that does not answer.
 ANSWER_LIMIT_S: Final = 2.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.chassis.errors import Reason, ServiceError
-from services.chassis.names import AgentName, InstanceName, MessageName
+from services.chassis.names import AgentName, InstanceName, MessageName, NudgeName
 from services.registry.leases import INSTANCES_MAX
 
 
@@ -147,9 +147,25 @@ def message_not_found(name: MessageName) -> ServiceError:
 def inbox_full(name: AgentName, limit: int) -> ServiceError:
     return ServiceError(
         Reason.INBOX_FULL,
-        f"cannot accept more than {limit} messages waiting for {name}: try later",
+        f"cannot accept more than {limit} of these waiting for {name}: try later",
         name=name,
         limit=limit,
+    )
+
+
+def nudge_reused(name: NudgeName) -> ServiceError:
+    return ServiceError(
+        Reason.MESSAGE_REUSED,
+        f"cannot accept {name}, it was accepted with another content: use a new id",
+        name=name,
+    )
+
+
+def nudge_not_found(name: NudgeName) -> ServiceError:
+    return ServiceError(
+        Reason.MESSAGE_NOT_FOUND,
+        f"cannot find {name}, it never was, or expired: list the nudges again",
+        name=name,
     )
 
 

@@ -15,6 +15,7 @@ from services.registry.inbox_servicer import InboxServicer
 from services.registry.issuer import Issuer
 from services.registry.leases import HEARTBEAT_INTERVAL_S, TTL_S
 from services.registry.leases_servicer import LeasesServicer
+from services.registry.nudges_servicer import NudgesServicer
 from services.registry.revocation_feed import RevocationFeed
 from services.registry.store import RegistryStore
 from services.registry.tokens_servicer import TokensServicer
@@ -27,6 +28,7 @@ class RegistryServicer(
     LeasesServicer,
     InboxServicer,
     CallbacksServicer,
+    NudgesServicer,
     TokensServicer,
     registry_pb2_grpc.RegistryServiceServicer,
 ):
@@ -49,6 +51,7 @@ class RegistryServicer(
         self._leases = store
         self._inbox = store
         self._callbacks = store
+        self._nudges = store
         self._revocations = store
         self._feed = feed
         self._issuer = issuer or Issuer(None)

@@ -13,7 +13,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import timedelta
 from typing import Protocol
 
-from services.chassis.names import AgentName, InstanceName, MessageName
+from services.chassis.names import AgentName, InstanceName, MessageName, NudgeName
 from services.registry.agents import Agent, AgentPage, State
 from services.registry.changes import Changes, Position
 from services.registry.entries import Entry
@@ -32,6 +32,7 @@ from services.registry.leases import (
     Release,
     Resolution,
 )
+from services.registry.nudges import Nudge, NudgeContent
 from services.registry.reports import Report, Told
 from services.registry.revocations import News, Revocation
 from services.registry.specs import AgentSpec, Role
@@ -78,9 +79,8 @@ class AgentStore(Protocol):
         """Replaces the spec of exactly this version of the record."""
 
     async def deregister_agent(self, name: AgentName, etag: str = "") -> None:
-        """Forgets the record, inbox and reports and events, never the
-        epoch nor the last id of an event. Raises
-        AGENT_NOT_FOUND, ETAG_MISMATCH, LEASE_HELD."""
+        """Forgets the record, inbox, nudges, reports and events, never the epoch nor
+        the last id of an event. Raises AGENT_NOT_FOUND, ETAG_MISMATCH, LEASE_HELD."""
 
     async def replace_agents(self, town: str, entries: Sequence[Entry]) -> list[str]:
         """Makes these the agents that must run; returns the others that stay because
@@ -195,6 +195,22 @@ class CallbackStore(Protocol):
         """Events with higher ids, oldest first. Raises AGENT_NOT_FOUND."""
 
 
+class NudgeStore(Protocol):
+    """Nudges for agents."""
+
+    async def enqueue_nudge(
+        self, name: NudgeName, content: NudgeContent
+    ) -> tuple[Nudge, bool]:
+        """Accepts the nudge; the same id and content again is the same nudge, then
+        False. Raises AGENT_NOT_FOUND, MESSAGE_REUSED, INBOX_FULL."""
+
+    async def list_nudges(self, name: AgentName) -> list[Nudge]:
+        """Pending ones, urgent first, then the oldest. Raises AGENT_NOT_FOUND."""
+
+    async def acknowledge_nudge(self, name: NudgeName) -> None:
+        """Marks it as delivered; again changes nothing. Raises MESSAGE_NOT_FOUND."""
+
+
 class ChangeStore(Protocol):
     """The log of what changes in the records of towns, as `get_agent` shows them.
 
@@ -234,6 +250,7 @@ class RegistryStore(
     LeaseStore,
     InboxStore,
     CallbackStore,
+    NudgeStore,
     ChangeStore,
     RevocationStore,
     Protocol,

@@ -106,6 +106,7 @@ class MemoryAgents(MemoryTowns):
             town.sequences,
             town.reports,
             town.events,
+            town.nudges,
             town.free,
         ):
             part.pop(name.agent, None)

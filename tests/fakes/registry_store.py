@@ -27,12 +27,18 @@ from tests.fakes.registry_agents import MemoryAgents
 from tests.fakes.registry_callbacks import MemoryCallbacks
 from tests.fakes.registry_changes import MemoryChanges
 from tests.fakes.registry_leases import MemoryLeases
+from tests.fakes.registry_nudges import MemoryNudges
 from tests.fakes.registry_revocations import MemoryRevocations
 from tests.fakes.registry_town import Town
 
 
 class MemoryStore(
-    MemoryAgents, MemoryLeases, MemoryCallbacks, MemoryChanges, MemoryRevocations
+    MemoryAgents,
+    MemoryLeases,
+    MemoryCallbacks,
+    MemoryNudges,
+    MemoryChanges,
+    MemoryRevocations,
 ):
     """RegistryStore in memory."""
 

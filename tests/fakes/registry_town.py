@@ -55,6 +55,7 @@ class Town:
     sequences: dict[str, int] = field(default_factory=dict)
     reports: dict[str, dict[str, Told]] = field(default_factory=dict)
     events: dict[str, dict[int, tuple[AgentEvent, str]]] = field(default_factory=dict)
+    nudges: dict[str, Any] = field(default_factory=dict)
     last_events: dict[str, int] = field(default_factory=dict)
     free: dict[str, datetime] = field(default_factory=dict)
     unswept: set[str] = field(default_factory=set)  # slots, from sign to sign of life

@@ -47,11 +47,21 @@ class RedisTime:
         await self._hash("instances", ("deadline", "registered"), seconds)
         await self._revocations(seconds)
         await self._hash("messages", ("accepted", "settled"), seconds)
+        await self._nudges(seconds)
         for name in ("settled", "request_times", "free", "deadlines"):
             key = self._keys[name]
             older_ms = round(-seconds * 1000)
             for member in await self._store.execute_command("ZRANGE", key, 0, -1):
                 await self._store.execute_command("ZINCRBY", key, older_ms, member)
+
+    async def _nudges(self, seconds: float) -> None:
+        key = self._keys["nudges"]
+        for agent, raw in (await self._store.hgetall(key)).items():
+            nudges = json.loads(raw)
+            for nudge in nudges:
+                for each in {"created", "expires", "delivered"} & nudge.keys():
+                    nudge[each] -= round(seconds * 1000)
+            await self._store.hset(key, agent, json.dumps(nudges))
 
     async def _revocations(self, seconds: float) -> None:
         older_ms = round(seconds * 1000)

@@ -1,5 +1,5 @@
--- Forgets a record, its inbox, reports and events; EPOCHS stays as it is, and so does
--- the last id of an event.
+-- Forgets a record, its inbox, nudges, reports and events; EPOCHS stays as it is, and
+-- so does the last id of an event.
 local meta = read(AGENTS, a.agent)
 if not meta then return refuse('AGENT_NOT_FOUND') end
 local revision = string.format('%d', meta.revision)
@@ -18,7 +18,7 @@ end
 redis.call('ZREM', ORDER, meta.place .. '/' .. a.agent)
 redis.call('HDEL', COUNTERS, 'sequence:' .. a.agent)
 redis.call('ZREM', FREE, a.agent)
-for _, key in ipairs({AGENTS, SPECS, LEASES, WAITING}) do
+for _, key in ipairs({AGENTS, SPECS, LEASES, WAITING, NUDGES}) do
   redis.call('HDEL', key, a.agent)
 end
 local last = tonumber(redis.call('HGET', COUNTERS, 'event_last:' .. a.agent) or 0)

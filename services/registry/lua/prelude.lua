@@ -8,7 +8,7 @@ local MESSAGES, TEXTS, QUEUE = KEYS[10], KEYS[11], KEYS[12]
 local PENDING, SETTLED, WAITING = KEYS[13], KEYS[14], KEYS[15]
 local COUNTERS, FREE, DEADLINES = KEYS[16], KEYS[17], KEYS[18]
 local CHANGES, GONE, WATCH = KEYS[19], KEYS[20], KEYS[21]
-local REPORTS, EVENTS = KEYS[22], KEYS[23]
+local REPORTS, EVENTS, NUDGES = KEYS[22], KEYS[23], KEYS[24]
 
 local TTL, GAP_START, GAP_UNTIL = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local a = cjson.decode(ARGV[4])
@@ -185,4 +185,15 @@ local function drop_event(agent, id)
     redis.call('HDEL', EVENTS, agent .. '/r/' .. meta.request)
   end
   return redis.call('HINCRBY', COUNTERS, 'event_bytes:' .. agent, -meta.size)
+end
+
+-- The nudges of an agent that count still: pending ones in order, and those that were
+-- delivered not longer ago than `kept`.
+local function nudges(agent, kept)
+  local found = {}
+  for _, nudge in ipairs(read(NUDGES, agent) or {}) do
+    local over = nudge.delivered and nudge.delivered + kept or nudge.expires
+    if not over or over > now then found[#found + 1] = nudge end
+  end
+  return found
 end

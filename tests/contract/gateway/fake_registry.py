@@ -33,6 +33,9 @@ _CALLERS = {
     "ReportAgent": (Kind.CONTAINER, Kind.AGENT),
     "AppendAgentEvent": (Kind.CONTAINER, Kind.AGENT),
     "ListAgentEvents": _OWN,
+    "EnqueueNudge": _OWN,
+    "ListNudges": _OWN,
+    "AcknowledgeNudge": (Kind.CONTAINER, Kind.AGENT),
 }
 POLICY = {f"/{SERVICE}/{name}": rule(*kinds) for name, kinds in _CALLERS.items()}
 POLICY[f"/{SERVICE}/IssueContainerToken"] = rule(
@@ -58,6 +61,7 @@ class FakeRegistry(registry_pb2_grpc.RegistryServiceServicer):
         self.reports: list[pb.ReportAgentRequest] = []
         self.events: list[pb.AppendAgentEventRequest] = []
         self.dropped = 0
+        self.nudges: dict[str, pb.EnqueueNudgeRequest] = {}
         self.nonce = ""
         self.bound: list[str] = []
         self.fail: ServiceError | None = None
@@ -167,6 +171,26 @@ class FakeRegistry(registry_pb2_grpc.RegistryServiceServicer):
         return pb.ListAgentEventsResponse(
             events=events[: request.page_size], dropped_count=self.dropped
         )
+
+    async def EnqueueNudge(self, request: Any, context: Any) -> Any:
+        self._agent(request.parent)
+        request.nudge.name = f"{request.parent}/nudges/{request.nudge_id}"
+        request.nudge.create_time.seconds = 1767323045
+        self.nudges[request.nudge.name] = request
+        return pb.EnqueueNudgeResponse(nudge=request.nudge, created=True)
+
+    async def ListNudges(self, request: Any, context: Any) -> Any:
+        self._agent(request.parent)
+        found = [
+            each.nudge for each in self.nudges.values() if each.parent == request.parent
+        ]
+        return pb.ListNudgesResponse(nudges=found)
+
+    async def AcknowledgeNudge(self, request: Any, context: Any) -> Any:
+        if request.name not in self.nudges:
+            raise ServiceError(Reason.MESSAGE_NOT_FOUND, "cannot find it")
+        del self.nudges[request.name]
+        return pb.AcknowledgeNudgeResponse()
 
     async def AnnounceDrain(self, request: Any, context: Any) -> Any:
         names = [instance.name for instance in self.instances]

@@ -29,6 +29,9 @@ NAMES = {
     "ListMessages": str(MAYOR),
     "AppendAgentEvent": str(MAYOR),
     "ListAgentEvents": str(MAYOR),
+    "EnqueueNudge": str(MAYOR),
+    "ListNudges": str(MAYOR),
+    "AcknowledgeNudge": f"{MAYOR}/nudges/n-1",
 }
 OPEN_TO_AGENTS = [
     "GetAgent",
@@ -39,6 +42,9 @@ OPEN_TO_AGENTS = [
     "GetAgentReports",
     "AppendAgentEvent",
     "ListAgentEvents",
+    "EnqueueNudge",
+    "ListNudges",
+    "AcknowledgeNudge",
 ]
 
 

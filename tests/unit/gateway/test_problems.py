@@ -66,6 +66,8 @@ def test_a_missing_token_asks_for_one():
         ("checkpoint.data_json", ("data",)),
         ("completion.reason", ("reason",)),
         ("event.type", ("event_type",)),
+        ("nudge.text", ("message",)),
+        ("nudge.source", ("source",)),
     ],
 )
 def test_fields_are_spelled_as_in_json(field: str, path: tuple[str, ...]):
