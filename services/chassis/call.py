@@ -34,6 +34,8 @@ class Call:
     code: str = "OK"
     reason: str = ""
     caller: Caller | None = None
+    # What the request is about, once it was read.
+    resources: tuple[str, ...] = ()
     received_bytes: int = 0
     sent_bytes: int = 0
 

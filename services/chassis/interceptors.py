@@ -21,6 +21,7 @@ import structlog
 from grpc_status import rpc_status
 from prometheus_client import Counter, Histogram
 
+from services.chassis import audit
 from services.chassis.access import authorize_kind
 from services.chassis.auth import (
     OPEN,
@@ -125,6 +126,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             return await self._with_errors(call, context, work, counted)
         finally:
             _report(call)
+            if not call.rule.open and audit.changes(call.method):
+                outcome = call.reason or call.code
+                audit.record(call.caller, call.method, call.resources, outcome)
 
     async def _with_errors(
         self, call: Call, context: Context, work: Work, counted: bool
@@ -178,7 +182,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _authorize(self, call: Call, request: Any) -> None:
         if call.caller is not None:
-            authorize_names(call.caller, call.rule, resource_names(request))
+            call.resources = tuple(resource_names(request))
+            authorize_names(call.caller, call.rule, call.resources)
 
 
 def _shape(handler: Handler) -> tuple[Callable[..., Handler], Any]:

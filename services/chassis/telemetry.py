@@ -43,6 +43,7 @@ _DEPTH_MAX: Final = 6
 class Event(StrEnum):
     """Names of log events, `subject.what_happened`; fields carry the rest."""
 
+    CHANGE_AUDITED = "change.audited"
     CALL_ENDED = "call.ended"
     CALL_CRASHED = "call.crashed"
     REQUEST_ENDED = "request.ended"

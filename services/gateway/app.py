@@ -12,7 +12,6 @@ import time
 import uuid
 from collections.abc import Awaitable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from typing import Final, TypeVar
 
 import structlog
@@ -20,6 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
+from services.chassis import audit
 from services.chassis.auth import Kind, Verifier, authorize
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import check_id
@@ -58,6 +58,8 @@ _METHODS: Final = frozenset(
     {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 )
 
+_READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+
 _log = structlog.get_logger(__name__)
 
 
@@ -94,6 +96,8 @@ class Gateway:
                 raise
             finally:
                 _write(report, time.monotonic() - started_at)
+                if report.route != "-" and request.method not in _READING:
+                    _audit(report)
 
     async def _answer(
         self, request: Request, report: Report, places: ExitStack
@@ -148,6 +152,7 @@ class Gateway:
         except ServiceError as error:
             raise (renewal_problem(error) if route.grace_s else error) from error
         exchange.report.caller_kind = caller.kind.value
+        exchange.report.caller = caller
         refused = route.access.refusal(caller.kind)
         if refused == 401:
             # A container is told wherever it looks that another town is not its own.
@@ -229,6 +234,14 @@ def _response(problem: Problem, style: Style) -> Response:
     return response
 
 
+def _audit(report: Report) -> None:
+    """The services that were called write lines of their own, under the same id."""
+    parts = {"towns": report.town, "agents": report.agent}
+    name = "/".join(f"{kind}/{id}" for kind, id in parts.items() if id)
+    what, outcome = f"{report.method} {report.route}", report.reason or report.status
+    audit.record(report.caller, what, [name] if name else [], str(outcome))
+
+
 def _counting(send: Send, report: Report) -> Send:
     async def count(message: Message) -> None:
         report.sent_bytes += len(message.get("body", b""))
@@ -246,4 +259,4 @@ def _write(report: Report, seconds: float) -> None:
     # Probes come every few seconds for ever.
     probe = report.status == 200 and not report.caller_kind
     write = _log.debug if probe else _log.info
-    write(Event.REQUEST_ENDED, seconds=round(seconds, 6), **asdict(report))
+    write(Event.REQUEST_ENDED, seconds=round(seconds, 6), **report.told())

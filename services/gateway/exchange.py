@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import cached_property
 from typing import Any, Final, Protocol
@@ -65,6 +65,15 @@ class Report:
     reason: str = ""
     received_bytes: int = 0
     sent_bytes: int = 0
+    caller: Caller | None = None
+
+    def told(self) -> dict[str, Any]:
+        """What the log line says; of the caller the kind alone."""
+        return {
+            each.name: getattr(self, each.name)
+            for each in fields(self)
+            if each.name != "caller"
+        }
 
 
 @dataclass

@@ -27,7 +27,7 @@ class TestLog:
             await ask(channel, shape, metadata=(("x-request-id", "chosen-1"),))
             line = await wait_until(lambda: _ended(lines))
 
-        assert len(lines) == 1
+        assert ["call.ended", "change.audited"] == [each["event"] for each in lines]
         assert line.pop("seconds") >= 0
         assert line == {
             "event": "call.ended",
