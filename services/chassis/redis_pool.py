@@ -126,19 +126,26 @@ class Durability:
         self._good_at, self._good_for = now, connects
 
     async def _configurations(self) -> list[dict[str, str]]:
-        command = ("CONFIG", "GET", *_DURABLE)
-        nodes: list[Any] = [self._store]
-        if isinstance(self._store, RedisCluster):
-            nodes = self._store.get_primaries()
         with store_errors():
             try:
-                raw = [await node.execute_command(*command) for node in nodes]
+                raw = await _asked(self._store, "CONFIG GET", *_DURABLE)
             except ResponseError as error:
                 raise not_durable(
                     "Redis does not say how it writes, "
                     "vouch with TOWNKEEPER_REDIS_DURABLE"
                 ) from error
         return [_decoded(answer) for answer in raw]
+
+
+async def _asked(store: Store, *command: str) -> list[Any]:
+    """The answers of every server that takes writes."""
+    client: Any = store
+    if isinstance(store, RedisCluster):
+        # By the client, not node by node: so it learns when one is gone.
+        servers = store.get_primaries()
+        answers = await client.execute_command(*command, target_nodes=servers)
+        return [answers] if len(servers) == 1 else list(answers.values())
+    return [await client.execute_command(*command)]
 
 
 def _decoded(answer: Any) -> dict[str, str]:

@@ -9,11 +9,20 @@ from importlib import resources
 from typing import Any, Final
 
 from redis.asyncio.cluster import PipelineCommand, RedisCluster
-from redis.exceptions import ClusterDownError, NoScriptError
+from redis.exceptions import (
+    ClusterDownError,
+    MovedError,
+    NoScriptError,
+    RedisError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from services.chassis.redis_client import Store, not_durable, store_errors
 
 REPLICAS_WAIT_MS: Final = 2000
+# Slots move one at a time, or to one replica: a second redirection is rare.
+_REDIRECTS_MAX: Final = 3
 
 
 class Script:
@@ -67,17 +76,40 @@ async def _send(
     return answer
 
 
+async def _both_on_a_node(
+    store: RedisCluster, key: str, both: list[list[Any]]
+) -> list[Any]:
+    results: list[Any] = []
+    for _ in range(_REDIRECTS_MAX):
+        node = store.get_node_from_key(key)
+        if node is None:
+            raise ClusterDownError("no node for the key")
+        commands = [PipelineCommand(n, *words) for n, words in enumerate(both)]
+        try:
+            await node.execute_pipeline(commands)
+        except (RedisConnectionError, RedisTimeoutError):
+            await _look_around(store, key)
+            raise
+        results = [command.result for command in commands]
+        if not isinstance(results[0], MovedError):
+            break
+        # Nothing was run there: the key is another node's now.
+        await _look_around(store, key)
+    return results
+
+
+async def _look_around(store: RedisCluster, key: str) -> None:
+    """The client learns who is where from its own commands alone: one, for its sake."""
+    with suppress(RedisError):
+        await store.exists(key)
+
+
 async def _both(
     store: Store, key: str | bytes, first: list[Any], second: list[Any]
 ) -> list[Any]:
     if isinstance(store, RedisCluster):
-        commands = [PipelineCommand(0, *first), PipelineCommand(1, *second)]
         name = key.decode() if isinstance(key, bytes) else key
-        node = store.get_node_from_key(name)
-        if node is None:
-            raise ClusterDownError("no node for the key")
-        await node.execute_pipeline(commands)
-        return [command.result for command in commands]
+        return await _both_on_a_node(store, name, [first, second])
     pipeline = store.pipeline(transaction=False)
     pipeline.execute_command(*first)
     pipeline.execute_command(*second)

@@ -41,6 +41,10 @@ class ValkeyProcess:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def running(self) -> bool:
+        return self._process is not None
+
     def __enter__(self) -> ValkeyProcess:
         self.start()
         return self
