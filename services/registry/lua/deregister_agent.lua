@@ -22,7 +22,21 @@ for _, key in ipairs({AGENTS, SPECS, LEASES, WAITING, NUDGES}) do
   redis.call('HDEL', key, a.agent)
 end
 local last = tonumber(redis.call('HGET', COUNTERS, 'event_last:' .. a.agent) or 0)
-for id = first_event(a.agent), last do drop_event(a.agent, id) end
+-- Many at once: others wait for this script.
+for start = first_event(a.agent), last, 500 do
+  local fields = {}
+  for id = start, math.min(start + 499, last) do
+    fields[#fields + 1] = string.format('%s/%d', a.agent, id)
+  end
+  for _, raw in ipairs(redis.call('HMGET', EVENTS, unpack(fields))) do
+    local meta = cjson.decode(string.match(raw, '^[^\n]*'))
+    if meta.request ~= '' then
+      fields[#fields + 1] = a.agent .. '/r/' .. meta.request
+    end
+  end
+  redis.call('HDEL', EVENTS, unpack(fields))
+end
+redis.call('HDEL', COUNTERS, 'event_bytes:' .. a.agent)
 if last > 0 then redis.call('HSET', COUNTERS, 'event_first:' .. a.agent, last + 1) end
 for _, kind in ipairs(a.reports) do
   redis.call('HDEL', REPORTS, a.agent .. '/' .. kind)

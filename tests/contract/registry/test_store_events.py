@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from datetime import timedelta
 
 import pytest
@@ -139,6 +140,45 @@ async def test_ids_go_on_when_the_agent_is_registered_anew(agent):
     assert 5 == event.id
     assert [5] == await ids(agent, after=4)
     assert 0 == (await agent.list_events(MAYOR, after=4)).dropped
+
+
+async def test_a_new_log_has_all_its_room(agent):
+    """What the former one held does not count any more."""
+    half = '"' + "x" * 25_000 + '"'
+    await agent.append_event(MAYOR, "large", half)
+    await agent.deregister_agent(MAYOR)
+    await agent.register_agent(MAYOR, SPEC)
+
+    await agent.append_event(MAYOR, "large", half)
+    await appended(agent, 1)
+
+    assert [2, 3] == await ids(agent)
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_no_history_makes_a_reader_skip_or_repeat(agent, seed):
+    """Whatever is appended, pushed out or registered anew: each event is read once, as
+    it was appended, or counted as dropped."""
+    chance = random.Random(seed)
+    appended: dict[int, str] = {}
+    cursor = 0
+    for step in range(120):
+        what = chance.choice(["append", "append", "append large", "read", "anew"])
+        if what.startswith("append"):
+            data = f'"{step}{"x" * (20_000 if what == "append large" else 0)}"'
+            event = await agent.append_event(MAYOR, "x", data, f"r-{step}")
+            assert event.id == max(appended, default=0) + 1
+            appended[event.id] = data
+        elif what == "anew" and step % 10 == 0:
+            await agent.deregister_agent(MAYOR)
+            await agent.register_agent(MAYOR, SPEC)
+        else:
+            page = await agent.list_events(
+                MAYOR, after=cursor, limit=chance.choice([1, 3])
+            )
+            for number, event in enumerate(page.events, cursor + page.dropped + 1):
+                assert (number, appended[number]) == (event.id, event.data_json)
+                cursor = number
 
 
 async def test_an_agent_that_is_not_there_has_no_log(store):
