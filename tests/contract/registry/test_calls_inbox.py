@@ -331,6 +331,9 @@ async def test_a_store_that_is_away_is_said_to_be(registry, method):
         "RegisterInstance": {"address": ADDRESS},
         "ConfirmReady": {"nonce": "n"},
         "EnqueueMessage": {"text": "Hello"},
+        "EnqueueNudge": {"nudge": {"text": "Hello"}},
+        "AppendAgentEvent": {"event": {"type": "said"}},
+        "ReportAgent": {"heartbeat": {}},
         "IssueAgentToken": {"instance": str(FIRST), "run": "r"},
         "AcknowledgeMessage": {"outcome": DELIVERED, "instance": str(FIRST)},
     }
