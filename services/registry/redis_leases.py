@@ -142,10 +142,26 @@ class RedisLeases:
             bytes_max=ANSWER_BYTES_MAX,
             weight_unlimited=WEIGHT_UNLIMITED,
         )
-        return [
-            (self._specs.agent(name.town, raw), bool(taken))
-            for raw, taken in answer.values[0]
-        ]
+        if agents:
+            return [
+                (self._specs.agent(name.town, raw), bool(taken))
+                for raw, taken in answer.values[0]
+            ]
+        claims: list[tuple[Agent, bool]] = []
+        closed: list[Release] = []
+        for raw, taken in answer.values[0]:
+            agent = self._specs.listed(name.town, raw)
+            if agent.spec is not None:
+                claims.append((agent, bool(taken)))
+            elif agent.lease and agent.lease.acquire_time == answer.now:
+                # What it held before may run there yet, and stays.
+                epoch = agent.lease.epoch
+                closed.append(Release(agent.name.agent, epoch, wait_for_boot=True))
+        if closed:
+            # One broken record keeps no container from the others. No sooner than the
+            # next boot is it tried again: offered at once, it would go round and round.
+            await self.release(name, boot_id, closed)
+        return claims
 
     async def release(
         self, name: InstanceName, boot_id: str, releases: Sequence[Release]

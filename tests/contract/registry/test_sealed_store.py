@@ -163,7 +163,7 @@ async def test_a_repeated_request_is_known_over_a_rotation(redis, keys, tmp_path
 
 async def test_another_agents_seal_does_not_open(redis, keys):
     """Whoever moves records in Redis gives nobody another one's secrets: a list tells
-    which cannot be read, and the others; a claim gives nothing."""
+    which cannot be read, and the others; a claim that names it is refused."""
     async with serving(redis, StoredSpecs(keys)) as store:
         await store.register_agent(MAYOR, SECRETIVE)
         await store.register_agent(POLECAT, SPEC)
@@ -176,7 +176,8 @@ async def test_another_agents_seal_does_not_open(redis, keys):
         changed = [step.changed for step in (await store.read_changes(TOWN)).steps]
         assert None in [agent.spec for agent in changed if agent]
         await store.register_instance(FIRST, BOOT, ADDRESS)
-        for call in (store.get_agent(POLECAT), store.claim(FIRST, BOOT)):
+        named = store.claim(FIRST, BOOT, [POLECAT.agent])
+        for call in (store.get_agent(POLECAT), named):
             with pytest.raises(ServiceError) as refused:
                 await call
             assert Reason.RECORD_CORRUPT is refused.value.reason
@@ -186,6 +187,39 @@ async def test_another_agents_seal_does_not_open(redis, keys):
         spec = (await store.get_agent(POLECAT)).spec
         assert spec is not None
         assert "kilo/new" == spec.model
+
+
+async def test_a_claim_leaves_out_what_does_not_open(redis, keys):
+    """Others are had all the same; the lease is given back, until the next boot."""
+    async with serving(redis, StoredSpecs(keys)) as store:
+        await store.register_agent(MAYOR, SECRETIVE)
+        await store.register_agent(POLECAT, SPEC)
+        stolen = await redis.execute_command("HGET", SPECS, MAYOR.agent)
+        await redis.execute_command("HSET", SPECS, POLECAT.agent, stolen)
+        await store.register_instance(FIRST, BOOT, ADDRESS)
+
+        for _ in range(2):
+            claims = await store.claim(FIRST, BOOT)
+            assert [MAYOR] == [agent.name for agent, _ in claims]
+
+        lease = (await store.list_agents(TOWN)).agents[1].lease
+        assert lease is not None
+        assert ("", 1) == (lease.instance, lease.epoch)
+
+
+async def test_a_claim_keeps_what_ran_before_it_was_broken(redis, keys):
+    """It may run there yet: only new leases are given back."""
+    async with serving(redis, StoredSpecs(keys)) as store:
+        await store.register_agent(POLECAT, SPEC)
+        await store.register_instance(FIRST, BOOT, ADDRESS)
+        await store.claim(FIRST, BOOT)
+        await redis.execute_command("HSET", SPECS, POLECAT.agent, b"sbroken")
+
+        assert [] == await store.claim(FIRST, BOOT)
+
+        lease = (await store.list_agents(TOWN)).agents[0].lease
+        assert lease is not None
+        assert FIRST.instance == lease.instance
 
 
 async def test_off_it_opens_and_seals_nothing(redis, keys):
