@@ -70,22 +70,24 @@ def revoke(
         raise Problem(
             "cannot tell what to revoke: give tokens, --run, or just --all", Exit.USAGE
         )
-    parent = _parent(session, found)
-    request = registry_pb2.RevokeTokensRequest(
-        parent=parent,
-        token_ids=[token.id for token in found],
-        runs=[_run(session, one) for one in run or []],
-    )
-    expires = _last_expiry(found, life, runs=bool(run))
-    if expires is not None and not every:
-        request.expire_time.FromDatetime(expires)
-    answer = session.registry().RevokeTokens(request)
-    if session.out.as_json:
-        session.out.json(plain(answer))
-    elif every:
-        session.out.line(f"revoked all tokens of {parent} that were issued until now")
-    else:
-        session.out.line(f"revoked {len(found) + len(run or [])} of {parent}")
+    registry = session.registry()
+    for parent, (ids, runs) in _lists(session, found, run or [], every=every).items():
+        request = registry_pb2.RevokeTokensRequest(
+            parent=parent,
+            token_ids=[token.id for token in ids],
+            runs=runs,
+        )
+        expires = _last_expiry(ids, life, runs=bool(runs))
+        if expires is not None and not every:
+            request.expire_time.FromDatetime(expires)
+        answer = registry.RevokeTokens(request)
+        if session.out.as_json:
+            session.out.json(plain(answer))
+        elif every:
+            what = f"all tokens of {parent} that were issued until now"
+            session.out.line(f"revoked {what}")
+        else:
+            session.out.line(f"revoked {len(ids) + len(runs)} of {parent}")
 
 
 def _given(words: list[str]) -> list[str]:
@@ -110,19 +112,37 @@ def _read(text: str) -> _Token:
         ) from error
 
 
-def _parent(session: Session, tokens: list[_Token]) -> str:
-    """The list that the tokens belong on: that of their town, or the one of all."""
-    if any(ANY_TOWN in token.towns for token in tokens):
+def _lists(
+    session: Session, tokens: list[_Token], runs: list[str], *, every: bool
+) -> dict[str, tuple[list[_Token], list[str]]]:
+    """What goes on which town's list: on another's it would have no effect."""
+    if every:
+        return {f"towns/{session.town}": ([], [])}
+    lists: dict[str, tuple[list[_Token], list[str]]] = {}
+    for token in tokens:
+        lists.setdefault(_parent(session, token), ([], []))[0].append(token)
+    for given in runs:
+        run = _run(session, given)
+        lists.setdefault(f"towns/{run.town}", ([], []))[1].append(str(run))
+    return lists
+
+
+def _parent(session: Session, token: _Token) -> str:
+    """The list that a token belongs on: that of a town of its own, or the one of all;
+    of a bare id nothing is known."""
+    if ANY_TOWN in token.towns:
         return EVERY_TOWN
-    named = sorted({town for token in tokens for town in token.towns})
-    return str(TownName(named[0])) if len(named) == 1 else f"towns/{session.town}"
+    if not token.towns:
+        return f"towns/{session.town}"
+    named = session.options.town
+    return str(TownName(named if named in token.towns else min(token.towns)))
 
 
-def _run(session: Session, given: str) -> str:
+def _run(session: Session, given: str) -> RunName:
     if given.startswith("towns/"):
-        return str(checked(lambda: RunName.parse(given)))
+        return checked(lambda: RunName.parse(given))
     agent, _, run = given.partition("/")
-    return str(checked(lambda: RunName(session.town, agent, run)))
+    return checked(lambda: RunName(session.town, agent, run))
 
 
 def _last_expiry(
