@@ -32,7 +32,7 @@ from services.chassis.errors import Reason, ServiceError
 from services.chassis.key_sources import DirectoryKeys, KeySource, UrlKeys
 from services.chassis.keys import ALGORITHM, AUDIENCE, LIFE_MAX_S, to_jwks
 from services.chassis.names import check_id
-from services.chassis.revocations import RevocationList, Revocations
+from services.chassis.revocations import RevocationList, Revocations, check_revoked
 
 __all__ = [
     "ANY_TOWN",
@@ -129,10 +129,7 @@ class Verifier:
 
     def check_revoked(self, caller: Caller) -> None:
         """Raises TOKEN_REVOKED; what lasts asks again and again."""
-        if self._revocations.revoked(caller):
-            raise ServiceError(
-                Reason.TOKEN_REVOKED, "cannot use a revoked token: get a new one"
-            )
+        check_revoked(self._revocations, caller)
 
     async def check_known(self) -> None:
         """Raises while nobody can be let in; for health."""

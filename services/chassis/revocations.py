@@ -35,6 +35,14 @@ class Revocations(Protocol):
         """Whether it was never known here, so that nobody can be let in."""
 
 
+def check_revoked(known: Revocations, caller: Caller) -> None:
+    """Raises TOKEN_REVOKED."""
+    if known.revoked(caller):
+        raise ServiceError(
+            Reason.TOKEN_REVOKED, "cannot use a revoked token: get a new one"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Revoked:
     """What one town has revoked, or all of them as `*`: tokens by id, agents' tokens

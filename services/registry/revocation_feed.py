@@ -13,9 +13,14 @@ from typing import Final
 
 import structlog
 
-from services.chassis.access import ANY_TOWN
+from services.chassis.access import ANY_TOWN, Caller
 from services.chassis.errors import ServiceError
-from services.chassis.revocations import NOTHING, RevocationList, Revoked
+from services.chassis.revocations import (
+    NOTHING,
+    RevocationList,
+    Revoked,
+    check_revoked,
+)
 from services.chassis.telemetry import Event
 from services.registry.revocations import News
 from services.registry.store import RevocationStore
@@ -72,6 +77,10 @@ class RevocationFeed:
         self._known.heard()
         for watcher in self._watchers:
             watcher.heard()
+
+    def check(self, caller: Caller) -> None:
+        """Raises TOKEN_REVOKED, by what is known as of the last `refresh`."""
+        check_revoked(self._known, caller)
 
     def _take(self, news: News) -> None:
         self._revision = news.revision

@@ -54,8 +54,10 @@ class TokensServicer:
             raise refusals.lease_fenced(name, held.instance, held.boot_id, held.epoch)
         if agent.spec is None:
             raise refusals.no_start_request(name, agent.last_error)
+        await self._check_anew()
         mint = partial(
             KeyRing.mint,
+            **_lineage(),
             kind=Kind.AGENT,
             town=name.town,
             rig=agent.spec.rig_id,
@@ -76,18 +78,24 @@ class TokensServicer:
         self, request: pb.IssueContainerTokenRequest, context: Any
     ) -> pb.IssueContainerTokenResponse:
         town = TownName.parse(request.parent).town
-        caller = current_caller.get()
+        await self._check_anew()
         mint = partial(
             KeyRing.mint,
+            **_lineage(),
             kind=Kind.CONTAINER,
             town=town,
-            family=caller.family or caller.token_id,
             ttl_s=LIFE_DEFAULT_S,
         )
         token, expires = await self._issuer.issue(mint)
         response = pb.IssueContainerTokenResponse(token=token)
         response.expire_time.FromDatetime(expires)
         return response
+
+    async def _check_anew(self) -> None:
+        """Refuses a caller that was revoked just now, through whichever replica: what
+        it got would be good for hours. While nobody can tell, nobody gets any."""
+        await self._feed.refresh()
+        self._feed.check(current_caller.get())
 
     async def RevokeTokens(
         self, request: pb.RevokeTokensRequest, context: Any
@@ -117,6 +125,16 @@ class TokensServicer:
         town = _town(request.parent)
         async for step in self._feed.watch(None if town == ANY_TOWN else town):
             yield _step(step)
+
+
+def _lineage() -> dict[str, Any]:
+    """By what a token is revoked with the one that it was made from: the id, and the
+    generation, since a fresh one would escape a revocation of all that came before."""
+    caller = current_caller.get()
+    return {
+        "family": caller.family or caller.token_id,
+        "generation": caller.generation,
+    }
 
 
 def _town(parent: str) -> str:

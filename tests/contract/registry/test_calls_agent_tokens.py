@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,8 @@ from services.chassis.auth import Kind
 from services.chassis.clock import SystemClock
 from services.chassis.errors import Reason, ServiceError
 from services.registry import wire
+from services.registry.revocations import Revocation
+from tests.support.clock import ManualClock
 from tests.support.registry_samples import (
     ADDRESS,
     BOOT,
@@ -229,3 +232,60 @@ class TestContainers:
             error = await refused(registry.stub(token).IssueContainerToken(request))
             assert Reason.TOKEN_REVOKED is error.reason
         assert None is await outcome(registry, registry.tokens.container())
+
+
+class TestLineage:
+    """A token is worth no more than the one that asked for it."""
+
+    async def made_of(self, registry, token: str) -> list[str]:
+        stub = registry.stub(token)
+        parent = f"towns/{MAYOR.town}"
+        renewed = await stub.IssueContainerToken(
+            pb.IssueContainerTokenRequest(parent=parent)
+        )
+        return [renewed.token, (await stub.IssueAgentToken(request())).token]
+
+    @pytest.mark.parametrize("call", ["IssueContainerToken", "IssueAgentToken"])
+    async def test_what_another_replica_revoked_counts(self, registry, call):
+        """This one has not heard of it yet: it asks before it issues."""
+        token = registry.tokens.container()
+        id = (await registry.tokens.verifier().verify(token)).token_id
+        await registry.store.revoke(MAYOR.town, Revocation((id,)))
+
+        error = await refused(getattr(registry.stub(token), call)(asked(call)))
+
+        assert Reason.TOKEN_REVOKED is error.reason
+
+    async def test_while_nobody_can_tell_none_is_issued(self, registry):
+        """The store is away: a revoked token would get a good one."""
+        registry.store.failure = ServiceError(Reason.STORE_UNAVAILABLE, "cannot: away")
+        call = "IssueContainerToken"
+
+        error = await refused(registry.stub().IssueContainerToken(asked(call)))
+
+        assert Reason.STORE_UNAVAILABLE is error.reason
+
+    @pytest.mark.parametrize("everything", [True, False])
+    async def test_it_is_revoked_with_its_origin(self, registry, everything):
+        """However much later it was issued."""
+        generation = 1000
+        token = registry.tokens.container(generation=generation)
+        caller = await registry.tokens.verifier().verify(token)
+        made = await self.made_of(registry, token)
+        assert [None] * 2 == [await outcome(registry, one) for one in made]
+
+        ids = () if everything else (caller.token_id,)
+        # The replica's clock stands where only tokens of that generation are meant.
+        then = datetime.fromtimestamp(generation, UTC)
+        registry.store.clock = ManualClock(then)
+        await registry.store.revoke(MAYOR.town, Revocation(ids))
+        await registry.feed.refresh()
+
+        verdicts = [await outcome(registry, one) for one in made]
+        assert [Reason.TOKEN_REVOKED] * 2 == verdicts
+
+
+def asked(call: str) -> Any:
+    if call == "IssueAgentToken":
+        return request()
+    return pb.IssueContainerTokenRequest(parent=f"towns/{MAYOR.town}")
