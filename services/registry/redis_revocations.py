@@ -60,8 +60,6 @@ class RedisRevocations:
         status, _, *values = await self._redis.change_apart(
             self._revoking, KEYS, [name.town, json.dumps(asked)]
         )
-        if status == b"TOO_MANY":
-            raise refusals.too_many_revocations(name.town, ENTRIES_MAX)
         if status == b"FENCED":
             raise refusals.lease_fenced(name, "", "", int(values[0]))
 

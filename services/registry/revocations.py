@@ -18,7 +18,8 @@ from services.chassis.keys import LIFE_MAX_S, UNNOTED_TTL_S
 from services.chassis.names import RunName
 from services.chassis.revocations import Revoked as Revoked
 
-# Of one town. Its list is sent whole whenever it changes: 400 KB then.
+# Of one town, ids and runs each. Its list is sent whole whenever it changes: 800 KB
+# then.
 ENTRIES_MAX: Final = 10_000
 IDS_MAX: Final = 500
 # Clocks differ, and verifiers bear with that.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from datetime import UTC
+from datetime import UTC, timedelta
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from services.chassis.errors import Reason, ServiceError
 from services.chassis.keys import KeyRing
 from services.chassis.names import AgentName, RunName, TownName
 from services.registry import refusals, wire
-from services.registry.issuer import LIFE_DEFAULT_S, Issuer, check_life
+from services.registry.issuer import LIFE_DEFAULT_S, LIFE_MAX_S, Issuer, check_life
 from services.registry.leases import Lease
 from services.registry.revocation_feed import SYNCED, RevocationFeed, Step
 from services.registry.revocations import (
@@ -107,6 +107,10 @@ class TokensServicer:
         expires = None
         if request.HasField("expire_time"):
             expires = request.expire_time.ToDatetime(UTC)
+        if current_caller.get().kind is Kind.CONTAINER:
+            # Its runs' tokens live no longer, and each entry takes room until then.
+            last = self._clock.now() + timedelta(seconds=LIFE_MAX_S)
+            expires = min(expires or last, last)
         runs_alone = request.runs and not request.token_ids
         how_long = kept_for if runs_alone else kept_for_renewed
         revocation = Revocation(

@@ -51,9 +51,9 @@ class MemoryRevocations(MemoryTowns):
         found.forget(now)
         ids = {**found.token_ids, **dict.fromkeys(revocation.token_ids, until)}
         runs = {**found.runs, **dict.fromkeys(revocation.runs, until)}
-        if len(ids) + len(runs) > ENTRIES_MAX:
-            raise refusals.too_many_revocations(town, ENTRIES_MAX)
         for kept, before in ((ids, found.token_ids), (runs, found.runs)):
+            if ENTRIES_MAX < len(kept) > len(before):
+                raise refusals.too_many_revocations(town, ENTRIES_MAX)
             kept |= {k: at for k, at in before.items() if at > until}
         found.token_ids, found.runs = ids, runs
         if revocation.everything:
@@ -75,8 +75,6 @@ class MemoryRevocations(MemoryTowns):
             if old[0] == run:
                 until = max(until, old[2])
             else:
-                if len(found.token_ids) + len(found.runs) >= ENTRIES_MAX:
-                    raise refusals.too_many_revocations(name.town, ENTRIES_MAX)
                 found.runs[f"{name.agent}/{old[0]}"] = old[2]
         found.current[name.agent] = (run, epoch, until)
         self._changed(found)

@@ -9,8 +9,9 @@ local list = raw and cjson.decode(raw) or {generation = 0, forget = 0, tokens = 
 -- The run that each agent has, as long as tokens of it live.
 list.current = list.current or {}
 
-local count, soonest = 0, nil
+local soonest
 local function keep(ids)
+  local count = 0
   for id, forget in pairs(ids) do
     if forget <= now then
       ids[id] = nil
@@ -19,14 +20,17 @@ local function keep(ids)
       soonest = math.min(soonest or forget, forget)
     end
   end
+  return count
 end
 local function add(ids, new)
+  local grows = false
   for _, id in ipairs(new) do
+    grows = grows or not ids[id]
     ids[id] = math.max(ids[id] or 0, now + a.kept_for)
   end
+  return grows
 end
-add(list.tokens, a.tokens)
-add(list.runs, a.runs)
+local more_tokens, more_runs = add(list.tokens, a.tokens), add(list.runs, a.runs)
 if a.begins then
   local begins, old = a.begins, list.current[a.begins.agent]
   if old and old.forget <= now then old = nil end
@@ -39,8 +43,10 @@ if a.begins then
   end
   list.current[begins.agent] = {run = begins.run, epoch = begins.epoch, forget = forget}
 end
-keep(list.tokens)
-keep(list.runs)
+-- Each has room of its own, and a run that begins needs none: whoever fills the one
+-- keeps nobody from revoking the other, and no agent from its token.
+local full = keep(list.tokens) > a.entries_max and more_tokens
+full = keep(list.runs) > a.entries_max and more_runs or full
 for agent, run in pairs(list.current) do
   if run.forget <= now then
     list.current[agent] = nil
@@ -48,7 +54,7 @@ for agent, run in pairs(list.current) do
     soonest = math.min(soonest or run.forget, run.forget)
   end
 end
-if count > a.entries_max then return {'TOO_MANY', now} end
+if full then return {'TOO_MANY', now} end
 if a.everything then
   -- Tokens name the second of their issue: all of this one are meant as well.
   list.generation = math.max(list.generation, math.floor(now / 1000) + 1)

@@ -141,6 +141,20 @@ async def test_it_is_remembered_as_long_as_it_matters(registry):
     assert id_until - datetime.now(UTC) > timedelta(hours=8 + 24)
 
 
+@pytest.mark.parametrize("said", [None, timedelta(days=300)])
+async def test_a_containers_word_counts_for_a_runs_tokens_life(registry, said):
+    """Whatever it says: else it could fill the town's list for a year."""
+    request = pb.RevokeTokensRequest(parent=PARENT, runs=[RUN])
+    if said:
+        request.expire_time.FromDatetime(datetime.now(UTC) + said)
+
+    await registry.stub(Kind.CONTAINER).RevokeTokens(request)
+
+    (until,) = registry.store._lists[TOWN].runs.values()
+    left = until - datetime.now(UTC)
+    assert timedelta(hours=8) < left < timedelta(hours=8, minutes=2)
+
+
 async def test_followers_hear_all_lists_then_changes(registry):
     """All towns with a service's credential, one town with a container's."""
     await revoke(registry, token_ids=["a"])

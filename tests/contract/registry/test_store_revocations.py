@@ -93,11 +93,15 @@ async def test_the_longer_memory_counts(store, time):
     assert frozenset("a") == (await known(store)).token_ids
 
 
-async def test_a_list_ends(store, monkeypatch, time):
-    """Beyond that nothing is added and nothing lost; what is forgotten makes room."""
+@pytest.fixture
+def short_lists(monkeypatch):
     for module in (revocations, *_stores()):
-        monkeypatch.setattr(module, "ENTRIES_MAX", 2)
-    await store.revoke(TOWN, Revocation(("a",), ("ada/r",), kept_for=HOUR))
+        monkeypatch.setattr(module, "ENTRIES_MAX", 1)
+
+
+async def test_a_list_ends(store, short_lists, time):
+    """Beyond that nothing is added and nothing lost; what is forgotten makes room."""
+    await store.revoke(TOWN, Revocation(("a",), kept_for=HOUR))
 
     with pytest.raises(ServiceError) as refused:
         await store.revoke(TOWN, Revocation(("b",)))
@@ -108,6 +112,29 @@ async def test_a_list_ends(store, monkeypatch, time):
     await time.passes(3601)
     await store.revoke(TOWN, Revocation(("b",)))
     assert frozenset("b") == (await known(store)).token_ids
+
+
+async def test_runs_take_no_room_from_ids(store, short_lists):
+    """Containers revoke runs: however many, operators revoke tokens all the same."""
+    await store.revoke(TOWN, Revocation((), ("ada/r",), kept_for=HOUR))
+
+    with pytest.raises(ServiceError) as refused:
+        await store.revoke(TOWN, Revocation((), ("ada/s",)))
+    assert Reason.STORAGE_FULL is refused.value.reason
+    await store.revoke(TOWN, Revocation(("a",)))
+
+    assert Revoked(frozenset("a"), frozenset({"ada/r"})) == await known(store)
+
+
+async def test_a_run_begins_however_full_the_list_is(store, short_lists):
+    """Else an agent would have no token; and what is known is revoked again."""
+    await store.revoke(TOWN, Revocation((), ("ada/r",), kept_for=HOUR))
+    await store.begin_run(MAYOR, 1, "run-1", HOUR)
+    await store.begin_run(MAYOR, 1, "run-2", HOUR)
+    await store.revoke(TOWN, Revocation(("a",), ("ada/r",)))
+
+    runs = {"ada/r", f"{MAYOR.agent}/run-1"}
+    assert Revoked(frozenset("a"), frozenset(runs)) == await known(store)
 
 
 def _stores():
