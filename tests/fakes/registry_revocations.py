@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from services.chassis.names import AgentName
 from services.registry import refusals
 from services.registry.revocations import ENTRIES_MAX, News, Revocation, Revoked
 from tests.fakes.registry_town import MemoryTowns
+
+_LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass
@@ -18,7 +21,7 @@ class _List:
     token_ids: dict[str, datetime] = field(default_factory=dict)
     runs: dict[str, datetime] = field(default_factory=dict)
     generation: int = 0
-    generation_until: datetime = datetime.min
+    generation_until: datetime = _LONG_AGO
     changed: int = 0
     # agent → run, epoch, when the last token of it expires
     current: dict[str, tuple[str, int, datetime]] = field(default_factory=dict)
@@ -58,7 +61,7 @@ class MemoryRevocations(MemoryTowns):
         found.token_ids, found.runs = ids, runs
         if revocation.everything:
             found.generation = max(found.generation, int(now.timestamp()) + 1)
-            found.generation_until = until
+            found.generation_until = max(found.generation_until, until)
         self._changed(found)
         return found.generation
 

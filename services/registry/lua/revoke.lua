@@ -58,7 +58,7 @@ if full then return {'TOO_MANY', now} end
 if a.everything then
   -- Tokens name the second of their issue: all of this one are meant as well.
   list.generation = math.max(list.generation, math.floor(now / 1000) + 1)
-  list.forget = now + a.kept_for
+  list.forget = math.max(list.forget, now + a.kept_for)
 end
 if list.generation > 0 then soonest = math.min(soonest or list.forget, list.forget) end
 
