@@ -237,13 +237,18 @@ def _caller(claims: Mapping[str, Any], token: str) -> Caller:
         rig=rig,
         agent=agent,
         user=_text(claims, "userId") if kind is Kind.USER or user else None,
-        token_id=str(claims.get("jti") or hashlib.sha256(token.encode()).hexdigest()),
+        token_id=str(claims.get("jti") or id_of_unnamed(token)),
         issued_at=issued_at,
         expires_at=expires_at,
         generation=generation or int(claims["iat"]),
         run=_text(claims, "runId") if claims.get("runId") is not None else "",
         family=_text(claims, "family") if claims.get("family") is not None else "",
     )
+
+
+def id_of_unnamed(token: str) -> str:
+    """By which a token without a `jti` is told of, and revoked."""
+    return hashlib.sha256(token.encode()).hexdigest()
 
 
 def _kind(claims: Mapping[str, Any]) -> Kind:

@@ -11,6 +11,7 @@ import jwt
 import typer
 
 from services.chassis.access import ANY_TOWN, EVERY_TOWN
+from services.chassis.auth import id_of_unnamed
 from services.chassis.names import RunName, TownName
 from services.cli.connection import Session, checked, connected
 from services.cli.output import plain
@@ -104,8 +105,8 @@ def _read(text: str) -> _Token:
         towns = [town] if town else claims.get("towns", [])
         expires = datetime.fromtimestamp(claims["exp"], UTC)
         # What it was renewed from goes with it, and whatever else that became.
-        id = claims.get("family") or claims["jti"]
-        return _Token(id, frozenset(towns), expires)
+        id = claims.get("family") or claims.get("jti") or id_of_unnamed(text)
+        return _Token(str(id), frozenset(towns), expires)
     except (jwt.InvalidTokenError, KeyError, TypeError, ValueError) as error:
         raise Problem(
             "cannot read a token that was given: give it whole, or its id", Exit.USAGE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jwt
 import pytest
 
 from tests.support.tokens import Tokens
@@ -64,3 +65,14 @@ def test_runs_of_another_town_go_to_that(townkeeper: CommandLine) -> None:
 def test_all_of_the_town(townkeeper: CommandLine) -> None:
     """Of the one that is meant, with nothing named."""
     assert {"towns/town-1": []} == revoke(townkeeper, "--all")
+
+
+async def test_a_token_without_an_id(townkeeper: CommandLine, tokens: Tokens) -> None:
+    """Others mint such, with a shared secret: it goes by what verifiers call it."""
+    secret = b"a secret that is long enough for it"
+    claims = tokens.claims()
+    del claims["jti"]
+    token = jwt.encode(claims, secret, algorithm="HS256")
+    caller = await tokens.verifier(hs256_secret=secret).verify(token)
+
+    assert {"towns/town-1": [caller.token_id]} == revoke(townkeeper, token)
