@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -50,11 +51,25 @@ def oracle(path: Path) -> bytes:
 
 
 def masked(image: bytes) -> bytes:
-    """Without the header bytes that a backup writes anew."""
+    """Without the header bytes that a backup writes anew, and without what free pages
+    hold: SQLite writes there and does not take it back when it rolls back."""
     raw = bytearray(image)
     for part in _REWRITTEN:
         raw[part.start : part.stop] = bytes(len(part))
+    size = struct.unpack_from(">H", raw, 16)[0]
+    size = 65_536 if size == 1 else size
+    for page in _free_leaves(image, size):
+        raw[(page - 1) * size : page * size] = bytes(size)
     return bytes(raw)
+
+
+def _free_leaves(image: bytes, page_size: int) -> Iterator[int]:
+    """The free pages that hold nothing of the list of them."""
+    (trunk,) = struct.unpack_from(">I", image, 32)
+    while trunk:
+        start = (trunk - 1) * page_size
+        trunk, count = struct.unpack_from(">II", image, start)
+        yield from struct.unpack_from(f">{count}I", image, start + 8)
 
 
 def soundness(path: Path) -> str:
