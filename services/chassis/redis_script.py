@@ -91,6 +91,8 @@ async def _both_on_a_node(
             await _look_around(store, key)
             raise
         results = [command.result for command in commands]
+        if isinstance(results[0], RedisConnectionError | RedisTimeoutError):
+            await _look_around(store, key)
         if not isinstance(results[0], MovedError):
             break
         # Nothing was run there: the key is another node's now.

@@ -17,6 +17,8 @@ HEARTBEAT_INTERVAL_S: Final = 2.0
 # How long an expired instance is still shown.
 EXPIRED_SHOWN: Final = timedelta(hours=1)
 INSTANCES_MAX: Final = 1000
+# What one heartbeat can tell of, so what one instance can hold.
+LEASES_MAX: Final = 1000
 # What an instance without a limit counts as beside one with a capacity.
 WEIGHT_UNLIMITED: Final = 100
 
@@ -65,11 +67,12 @@ class Instance:
     sequence: int = 0
     state: InstanceState = InstanceState.READY
     lease_count: int = 0
+    leaving: bool = False
 
     @property
     def has_room(self) -> bool:
         """Whether one more agent is within its capacity."""
-        return not self.capacity or self.lease_count < self.capacity
+        return self.lease_count < min(self.capacity or LEASES_MAX, LEASES_MAX)
 
     @property
     def fill(self) -> float:
@@ -182,7 +185,9 @@ def judged(
     found = []
     for instance in sorted(instances, key=lambda one: one.slot):
         if alive(instance.expire_time, now, gap):
-            bound = drain is not None and drain.binds(instance.slot, instance.boot_id)
+            bound = instance.leaving or (
+                drain is not None and drain.binds(instance.slot, instance.boot_id)
+            )
             state = InstanceState.DRAINING if bound else InstanceState.READY
         elif now - instance.expire_time <= EXPIRED_SHOWN:
             state = InstanceState.EXPIRED

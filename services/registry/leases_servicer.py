@@ -12,6 +12,7 @@ from services.registry import wire
 from services.registry.leases import (
     END_REASONS,
     HEARTBEAT_INTERVAL_S,
+    LEASES_MAX,
     TTL_S,
     Evidence,
     Release,
@@ -19,7 +20,6 @@ from services.registry.leases import (
 from services.registry.store import LeaseStore
 from townkeeper.registry.v1 import registry_pb2 as pb
 
-RUNS_MAX: Final = 1000
 NAMES_MAX: Final = 500
 CLAIM_DEFAULT: Final = 100
 ERROR_CHARACTERS_MAX: Final = 1024
@@ -53,11 +53,12 @@ class LeasesServicer:
         self, request: pb.HeartbeatRequest, context: Any
     ) -> pb.HeartbeatResponse:
         name = InstanceName.parse(request.name)
-        _at_most("runs", len(request.runs), RUNS_MAX)
+        _at_most("runs", len(request.runs), LEASES_MAX)
         pulse = await self._leases.heartbeat(
             name,
             wire.required_id("boot_id", request.boot_id),
             [_evidence(run, name.town) for run in request.runs],
+            leaving=request.leaving,
         )
         return pb.HeartbeatResponse(
             ttl=wire.duration_to_proto(self.ttl_s),
@@ -134,7 +135,7 @@ class LeasesServicer:
         self, request: pb.AnnounceDrainRequest, context: Any
     ) -> pb.AnnounceDrainResponse:
         town = TownName.parse(request.parent).town
-        _at_most("instances", len(request.instances), RUNS_MAX)
+        _at_most("instances", len(request.instances), LEASES_MAX)
         slots = [wire.slot_id(instance, town) for instance in request.instances]
         drain = await self._leases.announce_drain(town, slots)
         return pb.AnnounceDrainResponse(

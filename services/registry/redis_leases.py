@@ -13,6 +13,7 @@ from services.registry.agents import Agent
 from services.registry.leases import (
     EXPIRED_SHOWN,
     INSTANCES_MAX,
+    LEASES_MAX,
     WEIGHT_UNLIMITED,
     Drain,
     Evidence,
@@ -79,13 +80,19 @@ class RedisLeases:
         return registered
 
     async def heartbeat(
-        self, name: InstanceName, boot_id: str, runs: Sequence[Evidence] = ()
+        self,
+        name: InstanceName,
+        boot_id: str,
+        runs: Sequence[Evidence] = (),
+        *,
+        leaving: bool = False,
     ) -> Pulse:
         answer = await self._redis.ask(
             "heartbeat",
             name.town,
             slot=name.instance,
             boot=boot_id,
+            leaving=leaving,
             runs=[
                 {
                     "agent": run.agent,
@@ -141,6 +148,7 @@ class RedisLeases:
             limit=limit,
             bytes_max=ANSWER_BYTES_MAX,
             weight_unlimited=WEIGHT_UNLIMITED,
+            leases_max=LEASES_MAX,
         )
         if agents:
             return [

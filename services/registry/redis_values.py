@@ -72,6 +72,7 @@ def instance_from(slot: bytes, text: bytes, lease_count: int = 0) -> Instance:
         expire_time=time_of(value["deadline"]),
         sequence=value["sequence"],
         lease_count=lease_count,
+        leaving=value.get("leaving", False),
     )
 
 

@@ -96,9 +96,17 @@ class LeaseStore(Protocol):
         """Takes the slot; with a new boot, also ends the drain of the town."""
 
     async def heartbeat(
-        self, name: InstanceName, boot_id: str, runs: Sequence[Evidence] = ()
+        self,
+        name: InstanceName,
+        boot_id: str,
+        runs: Sequence[Evidence] = (),
+        *,
+        leaving: bool = False,
     ) -> Pulse:
-        """Renews the instance. Raises INSTANCE_NOT_FOUND, LEASE_FENCED."""
+        """Renews the instance; one that is leaving is given no more agents.
+
+        Raises INSTANCE_NOT_FOUND, LEASE_FENCED.
+        """
 
     async def list_instances(self, town: str) -> list[Instance]:
         """All instances by name, expired ones of the last hour included."""

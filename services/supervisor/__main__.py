@@ -25,6 +25,7 @@ from services.chassis.metrics import serving_metrics
 from services.chassis.revocations import RevocationList
 from services.chassis.server import BindError, Server, run_until_signal
 from services.chassis.settings import SettingsError, load
+from services.chassis.tasks import ended
 from services.chassis.telemetry import configure_logging
 from services.supervisor import spawn
 from services.supervisor.errand import report_failure
@@ -73,6 +74,7 @@ async def serve(settings: Settings) -> None:
         SupervisorServicer(roster, around, settings.exec_policy), server.grpc
     )
     tasks: list[asyncio.Task[None]] = []
+    hearts: list[Heartbeat] = []
 
     async def join(port: int) -> None:
         address = f"{settings.address.rpartition(':')[0]}:{port}"
@@ -86,6 +88,7 @@ async def serve(settings: Settings) -> None:
             *(around, roster, register, interval_s, replaced),
             freezer=freezer if settings.freezes else None,
         )
+        hearts.append(heart)
         for name, step in (
             ("heartbeat", heart.beat()),
             ("freezer", freezer.watch()),
@@ -103,19 +106,23 @@ async def serve(settings: Settings) -> None:
         os._exit(1)
 
     async def leave() -> None:
+        for heart in hearts:
+            await heart.say_leaving()
         await roster.leave(LEAVE_GRACE_S)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        try:
-            await around.registry.release_instance()
-        except ServiceError as error:
-            log.warning("instance.release_failed", error=error.message)
-        await around.registry.close()
-        await around.hydrator.snapshots.close()
+        await ended(*tasks)
+        await _sign_off(around)
 
     with serving_metrics(settings.metrics), shown(roster):
         await run_until_signal(server, on_stop=leave, on_start=join)
+
+
+async def _sign_off(around: Surroundings) -> None:
+    try:
+        await around.registry.release_instance()
+    except ServiceError as error:
+        log.warning("instance.release_failed", error=error.message)
+    await around.registry.close()
+    await around.hydrator.snapshots.close()
 
 
 def _surroundings(settings: Settings, identity: Identity) -> Surroundings:

@@ -62,11 +62,12 @@ class Agent(Holding):
     async def resume(self, claim: Claim) -> None:
         """Starts an agent that was claimed unasked; tries again until it runs."""
         async with self._lock:
-            if claim.epoch > self.taken:
+            if claim.epoch > self.taken and self._ending is None:
                 await self._bring_back(claim)
 
-    async def stop(self, grace_s: float) -> Run:
-        """Ends the process, saves its last state, gives the lease back.
+    async def stop(self, grace_s: float, *, waits: bool = False) -> Run:
+        """Ends the process, saves its last state, gives the lease back; also one that
+        waits for its turn to be brought back.
 
         Raises SAVE_PENDING when the store does not take the state in time: then the
         lease stays and the save goes on.
@@ -75,7 +76,7 @@ class Agent(Holding):
             if self.run is None:
                 raise no_run(self.name)
             await self._halt(grace_s, "stopped")
-            if self._claim is None and self.run.state is not State.EXITED:
+            if self._claim is None and (waits or self.run.state is not State.EXITED):
                 await self._take_to_end()
             await self._release("stopped")
             self._exited("stopped")
@@ -85,6 +86,9 @@ class Agent(Holding):
         """As `stop`, for a supervisor that ends: the agent must run elsewhere."""
         async with self._lock:
             await self._halt(grace_s, "", patient=True)
+            if self._claim is None and self.run and self.run.state is State.BACKOFF:
+                # Given back between two leases, for nobody: it must go on elsewhere.
+                await self._take_to_end()
             await self._release("")
             if self.run is not None:
                 self._exited("evicted")

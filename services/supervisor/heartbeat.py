@@ -39,7 +39,7 @@ class Heartbeat:
         self._interval_s = interval_s
         self._on_replaced = on_replaced
         self._freezer = freezer
-        self._claiming = False
+        self._claiming = self._telling = False
         self._untold = False  # a claim whose answer was lost may have given us agents
         self.missed = 0  # heartbeats in a row that nobody answered
 
@@ -57,17 +57,37 @@ class Heartbeat:
     async def _beat_once(self) -> None:
         evidence = self._roster.evidence()
         sent_at = asyncio.get_running_loop().time()
-        pulse = await self._registry.heartbeat(evidence)
+        leaving = self._roster.leaving
+        pulse = await self._registry.heartbeat(evidence, leaving=leaving)
         # The epochs that were shown: a lease taken since is not what was lost.
         lost = {one.agent: one.epoch for one in evidence if one.agent in pulse.lost}
         self._roster.lost(lost, "the lease is another instance's now")
         if self._freezer is not None:
             await self._freezer.renewed(sent_at, pulse.ttl_s, pulse.living, lost)
         self._roster.wake(pulse.pending)
-        if (pulse.claimable or self._untold) and not self._claiming:
+        if (pulse.claimable or self._untold) and not (self._claiming or leaving):
             self._around.keep(self._claim())
-        for name in tuple(self._around.unreleased):
-            await self._around.tell_release(name)
+        if self._around.unreleased and not self._telling:
+            self._around.keep(self._tell_releases())
+
+    async def say_leaving(self) -> None:
+        """At once, so that what is given back from now on goes to others."""
+        self._roster.begin_leaving()
+        try:
+            await self._beat_once()
+        except ServiceError as error:
+            log.warning("heartbeat.failed", reason=error.reason, error=error.message)
+
+    async def _tell_releases(self) -> None:
+        # Beside the beat: where a durable write takes long, leases must not end for it.
+        self._telling = True
+        try:
+            for name in tuple(self._around.unreleased):
+                await self._around.tell_release(name)
+        except ServiceError as error:
+            log.warning("agent.release_failed", error=error.message)
+        finally:
+            self._telling = False
 
     async def _claim(self) -> None:
         """Takes our part of the agents that have lost their holder, and runs them."""

@@ -87,12 +87,12 @@ class Holding:
             await self._around.release(
                 self._claim, end_reason, wait_for_boot=wait_for_boot
             )
-        self._claim = None
+        self._claim = self._ending = None
 
     async def _lose(self, why: str) -> None:
         log.error("agent.lease_lost", agent=str(self.name), why=why)
         saver = await self._end_at_once()
-        self._claim = None
+        self._claim = self._ending = None
         if saver is not None and saver.database is not None:
             places = self._around.places(self.name)
             places.set_aside(saver.database, "fenced")
@@ -180,7 +180,9 @@ class Holding:
         try:
             # Not to be had by others in between.
             await registry.release(self.name, epoch, wait_for_boot=True)
-            return (await registry.claim([self.name]))[0]
+            claim = (await registry.claim([self.name]))[0]
+            self.taken = claim.epoch
+            return claim
         except ServiceError as error:
             log.warning("agent.claim_failed", agent=str(self.name), why=error.message)
             if error.code.name in _PASSING:

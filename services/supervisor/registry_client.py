@@ -131,12 +131,15 @@ class RegistryClient:
         """Keeps the list of the town's revoked tokens up to date, for ever."""
         await follow(self._channel, f"towns/{self._identity.town}", known)
 
-    async def heartbeat(self, runs: Iterable[Evidence]) -> Pulse:
+    async def heartbeat(
+        self, runs: Iterable[Evidence], *, leaving: bool = False
+    ) -> Pulse:
         """Renews all leases. Raises LEASE_FENCED when another boot has the slot."""
         request = pb.HeartbeatRequest(
             name=self._identity.instance,
             boot_id=self._identity.boot_id,
             runs=[_evidence(run) for run in runs],
+            leaving=leaving,
         )
         with rpc_errors():
             reply = await self._stub.Heartbeat(request, timeout=5.0)

@@ -37,6 +37,14 @@ class Roster:
         self._leaving = False
 
     @property
+    def leaving(self) -> bool:
+        """Whether this instance ends, and so takes no agents."""
+        return self._leaving
+
+    def begin_leaving(self) -> None:
+        self._leaving = True
+
+    @property
     def agents(self) -> list[Agent]:
         return sorted(self._agents.values(), key=lambda agent: str(agent.name))
 
@@ -60,7 +68,8 @@ class Roster:
         return await _to_its_end(self._agent(name).start())
 
     async def stop(self, name: AgentName, grace_s: float = STOP_GRACE_S) -> Run:
-        return await _to_its_end(self.find(name).stop(grace_s))
+        waits = name in self._booting
+        return await _to_its_end(self.find(name).stop(grace_s, waits=waits))
 
     async def save(self, name: AgentName) -> Saver:
         return await _to_its_end(self.find(name).save())
@@ -93,7 +102,9 @@ class Roster:
             taken = agent.taken if agent is not None else 0
             if claim.epoch > max(taken, self._booting.get(claim.name, 0)):
                 new.append(claim)
-        if new and not self._leaving:
+        if self._leaving:
+            return  # all that is leased here is given back when the instance is
+        if new:
             log.info("agents.taken_over", agents=[str(claim.name) for claim in new])
             await self.boot(new)
 

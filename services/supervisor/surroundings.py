@@ -43,7 +43,7 @@ class Surroundings:
     hydrator: Hydrator
     runtimes: Mapping[str, Runtime]
     # Releases that the registry did not hear; the heartbeat tells them again.
-    unreleased: dict[AgentName, tuple[int, str]] = field(default_factory=dict)
+    unreleased: dict[AgentName, tuple[int, str, bool]] = field(default_factory=dict)
     _kept: set[asyncio.Task[None]] = field(default_factory=set)
 
     def places(self, name: AgentName) -> Places:
@@ -87,15 +87,17 @@ class Surroundings:
             log.warning(
                 "agent.release_failed", agent=str(claim.name), error=error.message
             )
-            if end_reason:
-                self.unreleased[claim.name] = (claim.epoch, end_reason)
+            self.unreleased[claim.name] = (claim.epoch, end_reason, wait_for_boot)
 
     async def tell_release(self, name: AgentName) -> None:
         """Tells the registry of a release that it has not heard, if there is one."""
         untold = self.unreleased.get(name)
         if untold is None:
             return
-        await self.registry.release(name, *untold)
+        epoch, end_reason, wait_for_boot = untold
+        await self.registry.release(
+            name, epoch, end_reason, wait_for_boot=wait_for_boot
+        )
         if self.unreleased.get(name) == untold:
             del self.unreleased[name]
 

@@ -127,6 +127,7 @@ class MemoryAgents(MemoryTowns):
                     kept.append(agent)
                 else:
                     changed = True
+                    found.free.pop(agent, None)
                     record.agent = replace(
                         record.agent, state=State.ENDED, end_reason="stopped"
                     )
@@ -144,6 +145,7 @@ class MemoryAgents(MemoryTowns):
         record = known or Record(self._new_agent(name))
         if known is None or known.agent.state is not State.ACTIVE:
             record.listed = town.registered
+            town.free.pop(name.agent, None)
         was_claimable, record.claimable = record.claimable, entry.spec is not None
         error = record.agent.last_error
         if entry.spec is None or not was_claimable:

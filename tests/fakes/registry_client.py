@@ -52,7 +52,9 @@ class FakeRegistry:
             raise ServiceError(Reason.SERVICE_UNAVAILABLE, "cannot reach the registry")
         self.revoked.append(run)
 
-    async def heartbeat(self, runs: Iterable[Evidence]) -> Pulse:
+    async def heartbeat(
+        self, runs: Iterable[Evidence], *, leaving: bool = False
+    ) -> Pulse:
         others = tuple(run.agent for run in runs if not self._is_of(run))
         return Pulse(10.0, self.lost + others, (), self.claimable)
 

@@ -56,10 +56,15 @@ class MemoryLeases(MemoryTowns):
         return self._judged(name.town)[name.instance]
 
     async def heartbeat(
-        self, name: InstanceName, boot_id: str, runs: Sequence[Evidence] = ()
+        self,
+        name: InstanceName,
+        boot_id: str,
+        runs: Sequence[Evidence] = (),
+        *,
+        leaving: bool = False,
     ) -> Pulse:
         town, instance = self._own(name, boot_id)
-        self._renew(town, instance)
+        self._renew(town, replace(instance, leaving=leaving))
         self._sweep(town, self._now())
         lost = [run.agent for run in runs if not self._take_in(name, boot_id, run)]
         pending = [
@@ -71,9 +76,13 @@ class MemoryLeases(MemoryTowns):
         bound = drain is not None and drain.binds(name.instance, boot_id)
         nonce = drain.nonce if drain and bound else ""
         free = sum(since <= self._now() for since in town.free.values())
-        if nonce or not replace(instance, lease_count=len(runs)).has_room:
+        full = not replace(instance, lease_count=len(runs)).has_room
+        if nonce or leaving or full:
             free = 0
-        living = sum(one.expire_time > self._now() for one in town.instances.values())
+        living = sum(
+            alive(one.expire_time, self._now(), self.gap)
+            for one in town.instances.values()
+        )
         return Pulse(tuple(lost), tuple(pending), nonce, free, living)
 
     def _sweep(self, town: Town, until: datetime) -> None:
@@ -161,7 +170,7 @@ class MemoryLeases(MemoryTowns):
         mates = {
             slot: one
             for slot, one in self._judged(name.town).items()
-            if one.state is InstanceState.READY
+            if one.state is InstanceState.READY or slot == name.instance
         }
         claims = []
         for _, record in self._ordered(town):
@@ -198,8 +207,11 @@ class MemoryLeases(MemoryTowns):
         if own or since + self._ttl <= self._now():
             found: Instance | None = mates[slot]
         else:
-            newer = [one for one in mates.values() if record.listed < one.sequence]
-            found = choose(one for one in newer if one.has_room)
+            found = choose(
+                replace(one, state=InstanceState.READY)
+                for one in mates.values()
+                if record.listed < one.sequence and one.has_room
+            )
         takes = found is not None and (
             found.slot != slot or (found.has_room and limit > 0)
         )
@@ -240,10 +252,12 @@ class MemoryLeases(MemoryTowns):
                 continue
             town.leases[each.agent] = replace(lease, instance="", boot_id="")
             record = town.records[each.agent]
+            if not each.end_reason and not each.wait_for_boot:
+                self._offer(town, each.agent, self._now())
+            else:
+                town.free.pop(each.agent, None)
             if each.wait_for_boot and not each.end_reason:
                 record.listed = town.registered
-            elif not each.end_reason:
-                self._offer(town, each.agent, self._now())
             if each.end_reason:
                 record.agent = replace(
                     record.agent, state=State.ENDED, end_reason=each.end_reason

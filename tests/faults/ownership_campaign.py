@@ -56,6 +56,7 @@ EXPECTED: Final = frozenset(
         Reason.GENERATION_MISMATCH,
         Reason.FIELD_INVALID,  # a message that was settled by another
         Reason.INBOX_FULL,
+        Reason.STORE_UNAVAILABLE,  # on a machine that is too busy to answer
     }
 )
 

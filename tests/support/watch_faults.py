@@ -101,6 +101,5 @@ FAULTS: Final[dict[str, Plant]] = {
         "read_changes", "head, 0, found", "head, 1, found"
     ),
     "hints are lost and nobody looks": lose_hints_and_do_not_look,
-    "a late one joins in the middle": feed(Forgetful),
     "a feed drops what is not taken": feed(Hasty),
 }  # fmt: skip

@@ -56,11 +56,12 @@ local mates, me, by_boot = {}, nil, {}
 local raw = redis.call('HGETALL', INSTANCES)
 for i = 1, #raw, 2 do
   local slot, found = raw[i], cjson.decode(raw[i + 1])
-  if alive(found) and not (drain and drain.bound[slot] == found.boot) then
+  local drains = found.leaving or (drain and drain.bound[slot] == found.boot)
+  if alive(found) and (slot == a.slot or not drains) then
     local limited = found.capacity > 0
     local mate = {
       slot = slot, sequence = found.sequence, count = 0,
-      capacity = limited and found.capacity or math.huge,
+      capacity = math.min(limited and found.capacity or a.leases_max, a.leases_max),
       weight = limited and found.capacity or a.weight_unlimited,
     }
     mates[#mates + 1], by_boot[slot .. '/' .. found.boot] = mate, mate
@@ -123,14 +124,17 @@ for i, member in ipairs(members) do
   local agent = string.match(member, '[^/]+$')
   local meta, lease = read(AGENTS, agent), read(LEASES, agent)
   if mine(lease) then
-    held[#held + 1] = i
+    held[#held + 1] = {place = i, acquired = lease.acquired}
   elseif holder(lease) or meta.state ~= 'active' or not meta.claimable then
     redis.call('ZREM', FREE, agent)
   elseif meta.listed < instance.sequence then
     claims[i] = share(agent, meta, lease)
   end
 end
-for _, i in ipairs(held) do
+-- The newest first: older ones were told, and are what there is no room for.
+table.sort(held, function(one, other) return one.acquired > other.acquired end)
+for _, each in ipairs(held) do
+  local i = each.place
   local agent = string.match(members[i], '[^/]+$')
   full = full or not fits(agent)
   redis.call('ZREM', FREE, agent)

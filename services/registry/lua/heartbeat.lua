@@ -2,6 +2,7 @@
 local instance = read(INSTANCES, a.slot)
 local refusal = not_the_boot(instance, a.boot)
 if refusal then return refusal end
+instance.leaving = a.leaving or nil
 renew(a.slot, instance)
 -- What those lease who were not heard from in time.
 for _, slot in ipairs(redis.call('ZRANGEBYSCORE', DEADLINES, '-inf', now)) do
@@ -39,8 +40,10 @@ table.sort(pending)
 local drain = active_drain()
 local bound = drain and drain.bound[a.slot] == a.boot
 local free = 0
-if not bound and (instance.capacity == 0 or #a.runs < instance.capacity) then
+if not bound and not a.leaving and (instance.capacity == 0 or #a.runs < instance.capacity) then
   free = redis.call('ZCOUNT', FREE, '-inf', now)
 end
-local living = redis.call('ZCOUNT', DEADLINES, '(' .. now, '+inf')
+-- Those that count as alive, after a gap in our own service as well.
+local since = now < GAP_UNTIL and math.min(now, GAP_START) or now
+local living = redis.call('ZCOUNT', DEADLINES, '(' .. since, '+inf')
 return {'ok', now, lost, pending, bound and drain.nonce or '', free, living}

@@ -8,7 +8,9 @@ for _, each in ipairs(a.releases) do
     write(LEASES, each.agent, lease)
     if each.end_reason ~= '' then
       meta.state, meta.end_reason = 'ended', each.end_reason
+      redis.call('ZREM', FREE, each.agent)
     elseif each.wait_for_boot then
+      redis.call('ZREM', FREE, each.agent)
       meta.listed = tonumber(redis.call('HGET', COUNTERS, 'registered') or 0)
     else
       offer(each.agent, now)

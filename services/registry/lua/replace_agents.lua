@@ -22,6 +22,7 @@ for i = 1, #raw, 2 do
         kept[#kept + 1] = agent
       else
         meta.state, meta.end_reason, moved = 'ended', 'stopped', true
+        redis.call('ZREM', FREE, agent)
         if lease then
           -- A holder that comes back after all learns that it has lost the agent.
           lease.instance, lease.boot = '', ''
@@ -42,6 +43,7 @@ for i, entry in ipairs(a.entries) do
   if not before or meta.state ~= 'active' then
     -- New here: for an instance that boots from now on, not for a running one.
     meta.listed = registered
+    redis.call('ZREM', FREE, agent)
   end
   meta.state, meta.end_reason = 'active', ''
   meta.digest, meta.role, meta.database = entry.digest, entry.role, entry.database

@@ -163,11 +163,20 @@ class Model(RuleBasedStateMachine):
         name = InstanceName(TOWN, slot)
         self.both(lambda s: s.register_instance(name, boot, ADDRESS, capacity))
 
-    @rule(slot=slots, boot=boots, agent=agents, epoch=epochs, n=st.integers(0, 3))
-    def beat(self, slot: str, boot: str, agent: str, epoch: int, n: int) -> None:
+    @rule(
+        slot=slots,
+        boot=boots,
+        agent=agents,
+        epoch=epochs,
+        n=st.integers(0, 3),
+        leaving=st.booleans(),
+    )
+    def beat(
+        self, slot: str, boot: str, agent: str, epoch: int, n: int, leaving: bool
+    ) -> None:
         run = Evidence(agent, epoch, n, n, "cannot start: no" * (n > 0))
         name = InstanceName(TOWN, slot)
-        self.both(lambda s: s.heartbeat(name, boot, [run]))
+        self.both(lambda s: s.heartbeat(name, boot, [run], leaving=leaving))
 
     @rule(slot=slots, boot=boots, named=st.lists(agents, unique=True), n=epochs)
     def claim(self, slot: str, boot: str, named: list[str], n: int) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from services.chassis.names import AgentName, InstanceName
-from services.registry.leases import TTL_S, Evidence, Release
+from services.registry.leases import TTL_S, Evidence, InstanceState, Release
 from services.registry.store import RegistryStore
 from tests.support.registry_samples import ADDRESS, BOOT, SPEC, entries, entry_json
 from tests.support.registry_time import Time
@@ -121,6 +121,18 @@ async def test_one_that_drains_is_left_out(three, time: Time):
     assert 6 == await take(three, TWO)
 
 
+async def test_one_that_leaves_gets_nothing_back(three):
+    """What it gives back, one by one, goes to the others, however empty it is."""
+    await three.heartbeat(ONE, BOOT, leaving=True)
+    await three.release(ONE, BOOT, [Release("a00", 1)])
+
+    pulse = await three.heartbeat(ONE, BOOT, leaving=True)
+    assert 0 == pulse.claimable
+    assert ["a00"] == await taken(three, THREE, BOOT)
+    one, *_ = await three.list_instances(TOWN)
+    assert InstanceState.DRAINING is one.state
+
+
 async def test_an_instance_that_ends_offers_what_it_has(three):
     """At once."""
     await three.release_instance(ONE, BOOT)
@@ -179,6 +191,16 @@ async def test_agents_that_end_are_offered_no_more(three):
 
     assert [0, 1] == [await take(three, TWO), await take(three, THREE)]
     assert 0 == await offered(three, TWO)
+
+
+async def test_what_is_listed_anew_is_on_offer_no_more(three):
+    """On offer, ended by a list, listed again: for who boots, so nobody need ask."""
+    await three.release_instance(ONE, BOOT)
+    await three.replace_agents(TOWN, entries(entry_json("a01")))
+    everybody = (f"a0{n}" for n in range(6))
+    await three.replace_agents(TOWN, entries(*map(entry_json, everybody)))
+
+    assert 1 == await offered(three, TWO)
 
 
 async def test_listed_ones_wait_for_a_boot(three):

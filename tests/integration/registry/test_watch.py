@@ -43,6 +43,17 @@ async def listed(call: Any) -> list[pb.WatchAgentsResponse]:
     return steps
 
 
+async def heard(call: Any, messages: int) -> None:
+    """Reads on until the agent has so many, past what else may change: a lease that
+    runs out while all this takes its time."""
+    seen = 0
+    while seen != messages:
+        step = await call.read()
+        if step.changed.name == str(MAYOR):
+            seen = step.changed.pending_messages_count
+            assert seen <= messages
+
+
 async def register(stub: Any, count: int) -> None:
     """Makes so many agents, some at once."""
     names = iter([str(AgentName(TOWN, f"a-{n}")) for n in range(count)])
@@ -98,9 +109,7 @@ async def test_a_thousand_watchers_take_little_and_hear_all(registry, connect):
     grown = [memory_bytes(registry) - before]
     for number in range(1, 11):
         await stub.EnqueueMessage(enqueue(f"m-{number}"))
-        steps = await asyncio.gather(*(call.read() for call in calls))
-        counts = {step.changed.pending_messages_count for step in steps}
-        assert {number} == counts
+        await asyncio.gather(*(heard(call, number) for call in calls))
         grown.append(memory_bytes(registry) - before)
 
     assert {22} == {len(steps) for steps in lists}

@@ -19,6 +19,7 @@ from tests.fakes.registry_client import FakeRegistry
 from tests.fakes.runtime import FakeRuntime
 from tests.fakes.snapshots_client import FakeSnapshots
 from tests.support.containers import NAME, World
+from tests.support.waiting import wait_until
 
 SPEC = AgentSpec(rig="r", role=Role.MAYOR, runtime="exec", command=("x",))
 OTHER = AgentName(NAME.town, "other")
@@ -124,6 +125,71 @@ async def test_a_claim_that_was_told_late_undoes_no_stop(
 
     assert State.EXITED == roster.find(NAME).run.state  # type: ignore[union-attr]
     assert 1 == len(world.runtime.handles)
+
+
+async def test_who_leaves_claims_nothing(
+    world: World, around: Surroundings, roster: Roster
+) -> None:
+    """It would hold what it does not run."""
+    world.registry.claimable = 1
+    heart = Heartbeat(around, roster, ignore, 0.0, ignore)
+
+    await heart.say_leaving()
+    await around.settle()
+
+    assert 0 == world.registry.claims
+
+
+async def test_a_stop_reaches_one_that_waits_for_its_turn(
+    world: World, around: Surroundings, roster: Roster
+) -> None:
+    """It ran here once, has been taken over, and is about to be brought back."""
+    await roster.start(NAME)
+    await roster.stop(NAME, 1.0)
+    world.registry.ended.clear()
+    claim = (await world.registry.claim())[0]
+    turns = [await roster._boots.acquire() for _ in range(4)]
+    coming = asyncio.create_task(roster.take_over([claim]))
+    await wait_until(lambda: NAME in roster._booting)
+
+    await roster.stop(NAME, 1.0)
+    for _ in turns:
+        roster._boots.release()
+    await coming
+
+    assert {NAME: "stopped"} == world.registry.ended
+    assert 1 == len(world.runtime.handles)
+
+
+async def test_a_claim_undoes_no_stop_that_is_still_saving(
+    world: World, around: Surroundings, roster: Roster
+) -> None:
+    """Stopped, fenced, and waiting under another epoch for its last save."""
+    await roster.start(NAME)
+    agent = roster.find(NAME)
+    agent._ending = "stopped"
+
+    await agent.resume(Claim(NAME, SPEC, agent.epoch + 1, 0))
+
+    assert 1 == len(world.runtime.handles)
+    await roster.leave(1.0)
+
+
+async def test_every_lease_that_was_not_given_back_is_told_again(
+    world: World, around: Surroundings, roster: Roster
+) -> None:
+    """A failed start while the registry is away: else it would be ours for ever."""
+    world.runtime.before = _fail
+    world.registry.deaf = True
+    with pytest.raises(ServiceError):
+        await roster.start(NAME)
+    assert {NAME} == world.registry.held
+    world.registry.deaf = False
+
+    await beat(around, roster)
+
+    assert set() == world.registry.held
+    assert {NAME} == world.registry.waiting_for_boot
 
 
 async def test_one_that_waits_for_its_turn_is_brought_back_once(
