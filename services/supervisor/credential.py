@@ -30,6 +30,8 @@ log = structlog.get_logger()
 TOKEN_VARIABLE: Final = "GASTOWN_SESSION_TOKEN"
 FILE_VARIABLE: Final = "TOWNKEEPER_TOKEN_FILE"
 LIFE_S: Final = 3600.0
+# Between two tokens, whatever our clock says.
+PAUSE_MIN_S: Final = 60.0
 # A start waits no longer for its token.
 FIRST_S: Final = 2.0
 # Then the token is taken back by the next run's, or expires.
@@ -96,9 +98,7 @@ class Credential:
         another's."""
         failures = 0
         while True:
-            await asyncio.sleep(
-                backoff_s(failures) if failures else self._left_s() - LIFE_S / 2
-            )
+            await asyncio.sleep(backoff_s(failures) if failures else self._fresh_s())
             try:
                 await self._renew()
                 failures = 0
@@ -140,10 +140,12 @@ class Credential:
                     self._complain(error)
             await asyncio.sleep(backoff_s(failures))
 
-    def _left_s(self) -> float:
+    def _fresh_s(self) -> float:
         if self._issued is None:
             return 0.0
-        return max((self._issued.expires - self._clock.now()).total_seconds(), 0.0)
+        left_s = (self._issued.expires - self._clock.now()).total_seconds()
+        # By a clock that is ahead no token is ever fresh.
+        return max(left_s - LIFE_S / 2, PAUSE_MIN_S)
 
     def _complain(self, error: Exception) -> None:
         why = str(error) or "no answer in time"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import stat
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from services.supervisor.specs import AgentSpec, Role
 from tests.fakes.registry_client import FakeRegistry
 from tests.fakes.runtime import FakeRuntime
 from tests.fakes.snapshots_client import FakeSnapshots
+from tests.support.clock import ManualClock
 from tests.support.containers import NAME, World
 from tests.support.waiting import wait_until
 
@@ -78,11 +80,32 @@ async def test_the_file_is_kept_fresh(
     """Long before the token expires; the process is not touched for it."""
     # So that half of the life is over at once.
     monkeypatch.setattr(credential, "LIFE_S", 0.0)
+    monkeypatch.setattr(credential, "PAUSE_MIN_S", 0.0)
     await token.begin()
 
     keeping = asyncio.create_task(token.keep_fresh())
     await wait_until(lambda: file.read_text() != "token-1")
     keeping.cancel()
+
+
+async def test_a_clock_that_is_ahead_asks_no_more_often(
+    token: Credential, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By it each token has expired when it comes."""
+    await token.begin()
+    token._clock = ManualClock(datetime.now(UTC) + timedelta(hours=2))
+    waits: list[float] = []
+
+    async def wait(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(asyncio, "sleep", wait)
+    with pytest.raises(asyncio.CancelledError):
+        await token.keep_fresh()
+
+    assert [60.0] * 3 == waits
 
 
 async def test_a_registry_that_is_away_holds_up_no_start(
@@ -123,6 +146,7 @@ async def test_without_the_lease_it_stops_asking(
 ) -> None:
     """The run is about to be ended; another one has the agent."""
     monkeypatch.setattr(credential, "LIFE_S", 0.0)
+    monkeypatch.setattr(credential, "PAUSE_MIN_S", 0.0)
     await token.begin()
     registry.epochs[NAME] = 2
 
