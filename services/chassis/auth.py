@@ -47,6 +47,7 @@ __all__ = [
     "authorize_names",
     "current_caller",
     "rule",
+    "token_expired",
 ]
 
 TOKEN_BYTES_MAX: Final = 8 * 1024
@@ -131,6 +132,16 @@ class Verifier:
         """Raises TOKEN_REVOKED; what lasts asks again and again."""
         check_revoked(self._revocations, caller)
 
+    def check_good(self, caller: Caller) -> None:
+        """Raises TOKEN_EXPIRED as well, for what may last for ever."""
+        self._check_time(caller, 0.0)
+        self.check_revoked(caller)
+
+    def left_s(self, caller: Caller) -> float:
+        """For how long the token will be taken yet."""
+        left = caller.expires_at - self._clock.now()
+        return max(left.total_seconds() + LEEWAY_S, 0.0)
+
     async def check_known(self) -> None:
         """Raises while nobody can be let in; for health."""
         if self._revocations.unknown:
@@ -197,12 +208,15 @@ class Verifier:
     def _check_time(self, caller: Caller, grace_s: float) -> None:
         over_s = (self._clock.now() - caller.expires_at).total_seconds()
         if over_s >= LEEWAY_S + grace_s:
-            raise ServiceError(
-                Reason.TOKEN_EXPIRED,
-                f"cannot use a token that expired at {caller.expires_at:%FT%TZ}: "
-                "get a new one",
-                expired_at=f"{caller.expires_at:%FT%TZ}",
-            )
+            raise token_expired(caller)
+
+
+def token_expired(caller: Caller) -> ServiceError:
+    return ServiceError(
+        Reason.TOKEN_EXPIRED,
+        f"cannot use a token that expired at {caller.expires_at:%FT%TZ}: get a new one",
+        expired_at=f"{caller.expires_at:%FT%TZ}",
+    )
 
 
 def _invalid(why: str, **metadata: str) -> ServiceError:

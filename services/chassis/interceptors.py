@@ -29,6 +29,7 @@ from services.chassis.auth import (
     Verifier,
     authorize_names,
     current_caller,
+    token_expired,
 )
 from services.chassis.call import Call, Context, Requests, decoded, encoded, pump
 from services.chassis.errors import DOMAIN, Reason, ServiceError, to_status
@@ -60,7 +61,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     ) -> None:
         self._policy = policy
         self._verifier = verifier
-        self._check_revoked = verifier.check_revoked
         self._gate = gate
         self._wrapped: dict[str, Handler] = {}
 
@@ -92,7 +92,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 if writes_itself:
                     return await inner(request, context)
                 if streams_out:
-                    responses, check = inner(request, context), self._check_revoked
+                    verifier, responses = self._verifier, inner(request, context)
+                    check = verifier.check_revoked
+                    if call.rule.watch:
+                        check = verifier.check_good
                     return await pump(call, responses, encode, context, check)
                 return encoded(call, encode, await inner(request, context))
 
@@ -177,8 +180,20 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             authorize_kind(call.caller, call.rule)
             current_caller.set(call.caller)
         if call.rule.watch:
-            return await self._gate.until_closed(work(call))
+            return await self._gate.until_closed(self._while_good(call, work))
         return await work(call)
+
+    async def _while_good(self, call: Call, work: Work) -> Any:
+        """A watch, which may say nothing for long, until its caller's token expires."""
+        if call.caller is None:
+            return await work(call)
+        try:
+            async with asyncio.timeout(self._verifier.left_s(call.caller)) as limit:
+                return await work(call)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise token_expired(call.caller) from None
 
     def _authorize(self, call: Call, request: Any) -> None:
         if call.caller is not None:
