@@ -15,6 +15,8 @@ from services.chassis.telemetry import Event
 
 # A list of hundreds of agents says nothing more than its first ones.
 RESOURCES_MAX: Final = 20
+# The longest name that is one has fewer; a caller may send any text in its place.
+RESOURCE_LENGTH_MAX: Final = 420
 # What only looks. A method that begins otherwise counts as a change.
 _READING: Final = (
     *("Check", "Download", "Get", "List", "Resolve", "Tail", "Verify", "Watch"),
@@ -41,7 +43,7 @@ def record(
         subject=subject(caller) if caller else "",
         token_id=caller.token_id if caller else "",
         what=what,
-        resources=list(resources[:RESOURCES_MAX]),
+        resources=[name[:RESOURCE_LENGTH_MAX] for name in resources[:RESOURCES_MAX]],
         outcome=outcome,
     )
 

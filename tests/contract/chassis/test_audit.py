@@ -144,3 +144,14 @@ async def test_a_long_list_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
         audit.record(None, "/s/M", [f"towns/t/agents/{n}" for n in range(500)], "OK")
 
     assert audit.RESOURCES_MAX == len(lines[0]["resources"])
+
+
+async def test_a_long_name_is_cut(server: RunningServer, tokens: Tokens) -> None:
+    """Whoever is refused for it, too, may have sent megabytes."""
+    line = await line_of(
+        server, tokens.container(), "unary_unary", about("a" * 1_000_000)
+    )
+
+    (name,) = line["resources"]
+    assert NAME[:20] == name[:20]
+    assert 420 == len(name)
