@@ -25,11 +25,12 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 REQUEST_ID_KEY: Final = "x-request-id"
 REDACTED: Final = "[redacted]"
 # Three base64url parts, the first a JSON object; or whatever follows "bearer"; or
-# the password of a URL.
+# the password of a URL, or a token in the place of the name.
 _SECRETS: Final = re.compile(
     r"eyJ[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]*){1,4}"
     r"|(?<=bearer )[^\s\"',;]+"
-    r"|(?<=://)[^\s/@]*:[^\s/@]+(?=@)",
+    r"|(?<=://)[^\s/@]*:[^\s/@]+(?=@)"
+    r"|(?:(?<=https://)|(?<=http://))[^\s/@]+(?=@)",
     re.IGNORECASE,
 )
 _SECRET_FIELDS: Final = re.compile(

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import ID_RULE, check_id
+from services.registry.addresses import with_login
 
 # Prompts dominate; a spec that fills every limit still fits gRPC's 4 MiB message
 # beside the entry it came from.
@@ -251,15 +252,11 @@ def updated(
 ) -> AgentSpec:
     """The old spec with what the paths of a mask name taken from the new one.
 
-    Whoever does not see the values of variables sends them back empty, and means
-    those that are stored.
+    Whoever does not see the values of variables sends them back empty, and addresses
+    without their logins, and means those that are stored.
     """
     if not sees_values:
-        kept = {
-            name: value or old.env_vars.get(name, "")
-            for name, value in new.env_vars.items()
-        }
-        new = replace(new, env_vars=kept)
+        new = _with_unseen(old, new)
     changes: dict[str, Any] = {}
     for path in paths:
         if path == "spec":
@@ -267,6 +264,22 @@ def updated(
         name = path.removeprefix("spec.")
         changes[name] = getattr(new, name)
     return replace(old, **changes)
+
+
+def _with_unseen(old: AgentSpec, new: AgentSpec) -> AgentSpec:
+    urls = {rig.rig_id: rig.git_url for rig in old.rigs}
+    return replace(
+        new,
+        env_vars={
+            name: value or old.env_vars.get(name, "")
+            for name, value in new.env_vars.items()
+        },
+        git_url=with_login(new.git_url, old.git_url),
+        rigs=tuple(
+            replace(rig, git_url=with_login(rig.git_url, urls.get(rig.rig_id, "")))
+            for rig in new.rigs
+        ),
+    )
 
 
 def check_paths(paths: Iterable[str]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName, InstanceName, check_id
+from services.registry.addresses import without_login
 from services.registry.agents import Agent, State
 from services.registry.changes import Step, resume_token
 from services.registry.inbox import Message, MessageState
@@ -110,9 +111,9 @@ def spec_from_proto(message: pb.AgentSpec, prefix: str = "spec.") -> AgentSpec:
 
 
 def spec_to_proto(spec: AgentSpec, *, reveal: bool) -> pb.AgentSpec:
-    """Without `reveal` the variables lose their values, which may be secrets."""
+    """Without `reveal` the variables lose their values, and addresses their logins."""
     variables = spec.env_vars if reveal else dict.fromkeys(spec.env_vars, "")
-    return pb.AgentSpec(
+    message = pb.AgentSpec(
         **{name: getattr(spec, name) for name in _PLAIN},
         role=_ROLE_NUMBERS[spec.role],
         runtime=_RUNTIME_NUMBERS[spec.runtime],
@@ -125,6 +126,11 @@ def spec_to_proto(spec: AgentSpec, *, reveal: bool) -> pb.AgentSpec:
             for rig in spec.rigs
         ],
     )
+    if not reveal:
+        message.git_url = without_login(message.git_url)
+        for rig in message.rigs:
+            rig.git_url = without_login(rig.git_url)
+    return message
 
 
 def agent_to_proto(agent: Agent, *, reveal: bool) -> pb.Agent:

@@ -47,7 +47,10 @@ def _secrets(spec: AgentSpec) -> Iterator[str]:
 
 def _password(url: str) -> Iterator[str]:
     try:
-        found = urlsplit(url).password
+        parts = urlsplit(url)
+        # Over HTTP a name alone is a token.
+        name = parts.username if parts.scheme in ("http", "https") else None
+        found = parts.password or name
     except ValueError:
         return
     if found:

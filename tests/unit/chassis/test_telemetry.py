@@ -62,6 +62,12 @@ class TestRedact:
             "url": f"redis://{REDACTED}@cache:6379/0"
         }
 
+    def test_tokens_in_urls(self) -> None:
+        """A token in the place of the name; the name that ssh needs stays."""
+        assert redacted(url="cloning https://T0KEN@host/r, ssh://git@host/r") == {
+            "url": f"cloning https://{REDACTED}@host/r, ssh://git@host/r"
+        }
+
     def test_bytes_are_counted(self) -> None:
         """Contents are never written, their size is."""
         assert redacted(data=b"x" * 7) == {"data": "[7 bytes]"}

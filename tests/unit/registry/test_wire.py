@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from services.registry import wire
-from services.registry.specs import Resume, Role, Runtime
+from services.registry.specs import Resume, RigRef, Role, Runtime, updated
 from tests.support.registry_samples import EXEC_SPEC, SPEC
 from townkeeper.registry.v1 import resources_pb2 as resources
 
@@ -39,3 +41,25 @@ def test_every_field_of_a_spec_is_carried():
     carried = set(resources.AgentSpec.DESCRIPTOR.fields_by_name)
 
     assert carried == set(type(SPEC).__dataclass_fields__)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://T0KEN@host/r.git", "https://host/r.git"),
+        ("https://name:p@ss@host:8443/r.git", "https://host:8443/r.git"),
+        ("ssh://git:pass@host/r.git", "ssh://git@host/r.git"),
+        ("git@host:r.git", "git@host:r.git"),
+        ("https://host/r@v1.git", "https://host/r@v1.git"),
+    ],
+)
+def test_addresses_are_shown_without_their_logins(url, shown):
+    """A spec's own and its rigs'; written back so, they mean the stored ones."""
+    spec = replace(SPEC, git_url=url, rigs=(RigRef(rig_id="r", git_url=url),))
+
+    message = wire.spec_to_proto(spec, reveal=False)
+
+    assert [shown] * 2 == [message.git_url, message.rigs[0].git_url]
+    read = wire.spec_from_proto(message)
+    again = updated(spec, read, ["spec"], sees_values=False)
+    assert (url, url) == (again.git_url, again.rigs[0].git_url)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,15 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 def test_secrets_are_cut_out(said: str, told: str) -> None:
     """Values of variables, lines of them, passwords of addresses; no plain words."""
     assert told == without_secrets(said, SPEC)
+
+
+def test_a_token_in_the_place_of_the_name_is_cut_out() -> None:
+    """Hosts take it so; ssh's name is no secret."""
+    web = replace(SPEC, git_url="https://t0ken-123@git.example/r.git")
+    shell = replace(SPEC, git_url="ssh://gituser@git.example/r.git")
+
+    assert "fatal: [redacted]" == without_secrets("fatal: t0ken-123", web)
+    assert "fatal: gituser" == without_secrets("fatal: gituser", shell)
 
 
 async def test_nobody_hears_what_the_program_said(world: World) -> None:
