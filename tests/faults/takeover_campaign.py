@@ -109,8 +109,8 @@ def _play_round(pool: Pool, result: Round, dice: random.Random) -> None:
     with ThreadPoolExecutor(CALLS_AT_ONCE) as calls:
         saved = list(calls.map(lambda agent: pool.save(victim, agent), moved))
     time.sleep(dice.uniform(0.0, KILL_WITHIN_S))  # the instant of the kill
-    pool.containers[victim].kill(wipe=True)
     killed_at = time.monotonic()
+    pool.containers[victim].kill(wipe=True)
     back: dict[str, float] = {}
 
     def all_back() -> bool:
