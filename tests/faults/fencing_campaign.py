@@ -77,7 +77,8 @@ class Log:
         return [
             call
             for call in map(json.loads, wanted)
-            if "UploadSnapshot" in call["method"] and call["towns"] == [self._town]
+            if "UploadSnapshot" in call.get("method", "")
+            and call["towns"] == [self._town]
         ]
 
 
