@@ -38,8 +38,15 @@ _BALANCE: Final[dict[str, Any]] = {"loadBalancingConfig": [{"round_robin": {}}]}
 # Only what may be repeated: UNAVAILABLE, and (by the connection it is on) short calls.
 # gRPC itself spreads each wait by a fifth: 1.2 to 1.8 s in all. Not throttled: calls
 # that failed in an outage, which cost nobody anything, would leave none for its end.
+# A save is asked for once: tried again, it could reach the container's next boot, and
+# call durable what was lost with the one before.
+_ONCE: Final = {
+    "service": "townkeeper.supervisor.v1.SupervisorService",
+    "method": "SaveAgent",
+}
 _RETRY: Final[dict[str, Any]] = {
     "methodConfig": [
+        {"name": [_ONCE]},
         {
             "name": [{}],
             "retryPolicy": {
@@ -49,7 +56,7 @@ _RETRY: Final[dict[str, Any]] = {
                 "backoffMultiplier": 2,
                 "retryableStatusCodes": ["UNAVAILABLE"],
             },
-        }
+        },
     ]
 }
 

@@ -108,6 +108,30 @@ class TestRetry:
         assert refused.value.reason is reason
         assert len(witness.peers) == 1
 
+    async def test_a_save_is_asked_for_once(self) -> None:
+        """Its next try could be answered by a container that never had the state."""
+        asked: list[Any] = []
+
+        async def save(request: Any, context: Any) -> None:
+            asked.append(request)
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
+
+        server = grpc.aio.server()
+        handler: Any = grpc.unary_unary_rpc_method_handler(save)
+        name = "townkeeper.supervisor.v1.SupervisorService"
+        server.add_generic_rpc_handlers(
+            [grpc.method_handlers_generic_handler(name, {"SaveAgent": handler})]
+        )
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with open_channel(f"127.0.0.1:{port}") as channel:
+            with pytest.raises(grpc.RpcError):
+                ask_once: Any = channel.unary_unary(f"/{name}/SaveAgent")
+                await ask_once(b"")
+        await server.stop(None)
+
+        assert 1 == len(asked)
+
     @pytest.mark.parametrize("shape", STREAMS)
     async def test_streams_are_never_repeated(
         self, channel: grpc.aio.Channel, witness: Witness, shape: str
