@@ -125,8 +125,8 @@ class TestRetry:
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         async with open_channel(f"127.0.0.1:{port}") as channel:
+            ask_once: Any = channel.unary_unary(f"/{name}/SaveAgent")
             with pytest.raises(grpc.RpcError):
-                ask_once: Any = channel.unary_unary(f"/{name}/SaveAgent")
                 await ask_once(b"")
         await server.stop(None)
 
