@@ -1,5 +1,5 @@
--- Takes tokens back, also those of a run that another one replaces. Without the prelude: the lists of all towns lie beside those of
--- each. KEYS: lists by town, towns by the revision of their change, towns by the time
+-- Takes tokens back, also those of a run that another one replaces. Without the prelude:
+-- the lists of all towns lie beside those of each. KEYS: lists by town, towns by the revision of their change, towns by the time
 -- when something of theirs can be forgotten, the revision. ARGV: town, arguments.
 local town, a = ARGV[1], cjson.decode(ARGV[2])
 local clock = redis.call('TIME')
