@@ -8,6 +8,7 @@ import sys
 
 from services.chassis.errors import ServiceError
 from services.chassis.keys import KeysError
+from services.chassis.memory import keep_few_heaps
 from services.chassis.revocation_client import following
 from services.chassis.server import BindError
 from services.chassis.settings import SettingsError, load
@@ -35,6 +36,7 @@ async def serve(settings: Settings) -> None:
 
 def main() -> int:
     """Runs until SIGTERM; 0 after an orderly stop."""
+    keep_few_heaps()
     configure_logging("gateway")
     try:
         asyncio.run(serve(load(Settings, os.environ)))

@@ -8,6 +8,7 @@ import sys
 
 from services.chassis.errors import ServiceError
 from services.chassis.keys import KeysError
+from services.chassis.memory import keep_few_heaps
 from services.chassis.metrics import serving_metrics
 from services.chassis.redis_pool import connect
 from services.chassis.revocations import RevocationList
@@ -70,6 +71,7 @@ async def serve(settings: RegistrySettings) -> None:
 
 
 def main() -> int:
+    keep_few_heaps()
     configure_logging("registry")
     try:
         asyncio.run(serve(load(RegistrySettings, os.environ)))

@@ -12,6 +12,7 @@ from typing import Final
 from services.chassis.clock import SystemClock
 from services.chassis.errors import ServiceError
 from services.chassis.keys import KeysError
+from services.chassis.memory import keep_few_heaps
 from services.chassis.metrics import serving_metrics
 from services.chassis.redis_pool import Durability, connect
 from services.chassis.revocation_client import following
@@ -87,6 +88,7 @@ async def serve(settings: Settings) -> None:
 
 
 def main() -> int:
+    keep_few_heaps()
     configure_logging("snapshots")
     try:
         asyncio.run(serve(load(Settings, os.environ)))
