@@ -28,6 +28,8 @@ _KEY: Final = "townkeeper"
 _SECRET: Final = "a-secret-of-the-tests"
 # May use a bucket, and make none.
 _GUEST: Final = "guest"
+# Written when it serves, and read when it is started again.
+_MARK: Final = "serves"
 _PORTS: Final = ("master.port", "volume.port", "filer.port", "s3.port")
 _GRPC: Final = 10_000  # above the port for HTTP
 
@@ -45,6 +47,7 @@ class S3Process:
         (self.folder / "s3.json").write_text(json.dumps({"identities": identities}))
         self._ports = _free_ports(len(_PORTS))
         self._process: subprocess.Popen[bytes] | None = None
+        self._marked = False
 
     @property
     def endpoint(self) -> str:
@@ -116,7 +119,8 @@ class S3Process:
             self._process = None
 
     def _serves(self) -> bool:
-        """Whether the bucket is there."""
+        """Whether what is there can be read, and more be written: the bucket is listed
+        before its volumes are known again."""
         assert self._process is not None
         assert self._process.poll() is None, (self.folder / "log").read_text()
         store = S3Store(
@@ -128,9 +132,12 @@ class S3Process:
             retry_config={"max_retries": 0},
         )
         try:
-            store.list_with_delimiter()
+            if self._marked:
+                store.get(_MARK).bytes()
+            store.put(_MARK, b"serves")
         except BaseError:
             return False
+        self._marked = True
         return True
 
 
