@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
@@ -34,7 +35,7 @@ def place(
     root: Path | None = None,
     owner: Owner | None = None,
 ) -> None:
-    """Moves `built`, on the same disk, to `database`, durably. Blocks.
+    """Moves `built`, on the same disk, to `database`, both durably. Blocks.
 
     `root`: the folder from which on nobody else is trusted: below it no link is
     followed; missing folders are made. `owner`: to whom file and made folders are
@@ -44,7 +45,7 @@ def place(
     while a process has the old file open, FIELD_INVALID for links. Nothing is changed
     then.
     """
-    prove(built)
+    _prove_and_sync(built)
     with ExitStack() as stack, refusing_full_disk(str(database)):
         folder = _open_folder(stack, root or database.parent, database, owner)
         name = database.name
@@ -59,6 +60,18 @@ def place(
         os.fsync(folder)
         os.rename(built, name, dst_dir_fd=folder)
         os.fsync(folder)
+
+
+def _prove_and_sync(built: Path) -> None:
+    """Side by side: one reads what is in memory while the other waits for the disk."""
+    with ExitStack() as stack, refusing_full_disk(str(built)):
+        descriptor = os.open(built, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        # Closed after SQLite is done: closing it drops the locks of this process.
+        stack.callback(os.close, descriptor)
+        pool = stack.enter_context(ThreadPoolExecutor(1, "sync restored"))
+        synced = pool.submit(os.fsync, descriptor)
+        prove(built)
+        synced.result()
 
 
 def prove(database: Path) -> None:

@@ -41,7 +41,10 @@ def rebuild(
         if any(cutter.next(1)):
             raise _corrupt("more bytes came than the record names")
         page_map = chain.finish()
-    place(built, database, root=places.home)
+    try:
+        place(built, database, root=places.home)
+    finally:
+        built.unlink(missing_ok=True)  # of no use where it could not be placed
     return page_map
 
 

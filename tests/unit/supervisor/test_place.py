@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -120,6 +121,45 @@ class TestPlace:
 
         assert [{SIDES[0]}, set()] == states[:2]
         assert {"agent.db"} == states[-1]
+
+    def test_it_is_durable_before_the_old_one_goes(
+        self, home: Path, built: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Then a power cut at any step leaves one of the two, whole."""
+        database = made(home / "agent.db")
+        inode, steps = built.stat().st_ino, list[str]()
+        fsync, unlink = os.fsync, os.unlink
+
+        def syncing(descriptor: int) -> None:
+            fsync(descriptor)
+            if os.fstat(descriptor).st_ino == inode:
+                steps.append("synced")
+
+        def removing(path: str, *, dir_fd: int | None = None) -> None:
+            unlink(path, dir_fd=dir_fd)
+            steps.append(f"removed {path}")
+
+        monkeypatch.setattr(os, "fsync", syncing)
+        monkeypatch.setattr(os, "unlink", removing)
+        place(built, database)
+
+        assert ["synced", "removed agent.db"] == steps
+
+    def test_a_disk_that_does_not_keep_it(
+        self, home: Path, built: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What it failed to sync takes no place: the old database stays."""
+        database = made(home / "agent.db", rows=5)
+        content = database.read_bytes()
+
+        def failing(_: int) -> None:
+            raise OSError(errno.EIO, "cannot write")
+
+        monkeypatch.setattr(os, "fsync", failing)
+        with pytest.raises(OSError, match="cannot write"):
+            place(built, database)
+
+        assert content == database.read_bytes()
 
 
 class TestRefusals:

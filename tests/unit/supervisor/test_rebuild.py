@@ -106,3 +106,16 @@ def test_a_segment_must_be_the_one_of_the_record(
 
     with pytest.raises(ServiceError, match="not the one that the record names"):
         rebuild(pieces(b"".join(bench.chain)), named, places, places.home / "agent.db")
+
+
+def test_what_cannot_be_placed_takes_no_room(
+    bench: Bench, generation: Generation, places: Places
+) -> None:
+    """A link in its place is refused; what was built for it goes."""
+    database = places.home / "agent.db"
+    database.symlink_to(places.home / "elsewhere")
+
+    with pytest.raises(ServiceError, match="is a link"):
+        rebuild(pieces(b"".join(bench.chain)), generation, places, database)
+
+    assert [] == list(places.scratch.iterdir())
