@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
-import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,8 +19,9 @@ from services.chassis.redis_pool import (
     store_errors,
 )
 from tests.support.clock import ManualClock
+from tests.support.ports import free_ports
+from tests.support.redis_cluster import cluster_url, lone_node
 from tests.support.redis_server import ValkeyProcess
-from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.redis
 
@@ -163,7 +162,8 @@ class TestScript:
 
     async def test_waits_for_replicas(self, own: ValkeyProcess, tmp_path: Path) -> None:
         """With a replica connected, the write counts once the replica has it."""
-        own.restart(port=str(_free_port()), **{"repl-diskless-sync-delay": "0"})
+        [port] = free_ports(1)
+        own.restart(port=port, **{"repl-diskless-sync-delay": "0"})
         with ValkeyProcess(tmp_path / "replica") as replica:
             replica.command("REPLICAOF", "127.0.0.1", own.settings["port"])
             store = await connect(own.url)
@@ -264,14 +264,8 @@ class TestDurability:
 class TestCluster:
     @pytest.fixture
     async def cluster(self, tmp_path: Path) -> AsyncIterator[Store]:
-        port = str(_free_port())
-        settings = {"port": port, "cluster-enabled": "yes"}
-        with ValkeyProcess(tmp_path, **settings) as process:
-            process.command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
-            await wait_until(
-                lambda: b"cluster_state:ok" in process.command("CLUSTER", "INFO")
-            )
-            store = await connect(f"redis://127.0.0.1:{port}?cluster=true")
+        with lone_node(tmp_path) as node:
+            store = await connect(cluster_url(node))
             yield store
             await store.aclose()
 
@@ -318,11 +312,3 @@ async def cut_off_at(
     path = folder / "s"
     async with await asyncio.start_unix_server(serve, path):
         yield f"unix://{path}", received
-
-
-def _free_port() -> int:
-    # Below 55,536: a cluster node listens on the port 10,000 above as well.
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", random.randint(20_000, 30_000)))
-        port: int = listener.getsockname()[1]
-        return port

@@ -7,15 +7,15 @@ with ValkeyCluster(tmp_path) as cluster:
 
 from __future__ import annotations
 
-import random
-import socket
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from redis.crc import key_slot
 
+from tests.support.ports import free_ports
 from tests.support.redis_server import ValkeyProcess
 from tests.support.waiting import wait_until_sync
 
@@ -37,8 +37,8 @@ class ValkeyCluster:
     def __init__(self, folder: Path) -> None:
         self._stack = ExitStack()
         self.nodes = [
-            ValkeyProcess(folder / f"node-{n}", port=str(port), **SETTINGS)
-            for n, port in enumerate(_free_ports(2 * PRIMARIES))
+            ValkeyProcess(folder / f"node-{n}", port=port, **SETTINGS)
+            for n, port in enumerate(free_ports(2 * PRIMARIES))
         ]
 
     def __enter__(self) -> Self:
@@ -72,7 +72,7 @@ class ValkeyCluster:
     @property
     def url(self) -> str:
         """Names one of them; clients learn of the others."""
-        return f"redis://127.0.0.1:{self.nodes[0].settings['port']}?cluster=true"
+        return cluster_url(self.nodes[0])
 
     def primary_of(self, key: str) -> ValkeyProcess:
         """Who answers for the key, as the others see it."""
@@ -133,17 +133,21 @@ def _serves(fields: list[str], slot: int) -> bool:
     return False
 
 
-def _free_ports(count: int) -> list[int]:
-    """Of nobody's, nor the ones 10,000 above, where nodes speak to each other."""
-    found: list[int] = []
-    with ExitStack() as stack:
-        while len(found) < count:
-            port = random.randint(20_000, 22_000)
-            try:
-                for each in (port, port + 10_000):
-                    taken = stack.enter_context(socket.socket())
-                    taken.bind(("127.0.0.1", each))
-            except OSError:
-                continue
-            found.append(port)
-    return found
+@contextmanager
+def lone_node(folder: Path, **settings: str) -> Iterator[ValkeyProcess]:
+    """A cluster of one, with all slots: it answers as one of many does."""
+    [port] = free_ports(1)
+    settings |= {"port": port, "cluster-enabled": "yes"}
+    with ValkeyProcess(folder, **settings) as node:
+        node.command("CLUSTER", "ADDSLOTSRANGE", "0", str(SLOTS - 1))
+        wait_until_sync(
+            lambda: b"cluster_state:ok" in node.command("CLUSTER", "INFO"),
+            what="the cluster serves",
+        )
+        yield node
+
+
+def cluster_url(node: ValkeyProcess, login: str = "") -> str:
+    """With `user:password`, or none."""
+    at = f"{login}@" if login else ""
+    return f"redis://{at}127.0.0.1:{node.settings['port']}?cluster=true"

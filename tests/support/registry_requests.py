@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from typing import Any
 
 import grpc
@@ -41,9 +40,3 @@ def bare(channel: grpc.aio.Channel, tokens: Tokens) -> tuple[Any, Any]:
     """A stub over gRPC's own channel, which never retries, and the token to send."""
     stub = registry_pb2_grpc.RegistryServiceStub(channel)
     return stub, [("authorization", f"Bearer {tokens.container()}")]
-
-
-def free_port() -> str:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return str(listener.getsockname()[1])

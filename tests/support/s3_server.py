@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import uuid
-from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +19,7 @@ from typing import Final
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
+from tests.support.ports import free_ports
 from tests.support.waiting import wait_until_sync
 
 BUCKET: Final = "tests"
@@ -31,7 +30,6 @@ _GUEST: Final = "guest"
 # Written when it serves, and read when it is started again.
 _MARK: Final = "serves"
 _PORTS: Final = ("master.port", "volume.port", "filer.port", "s3.port")
-_GRPC: Final = 10_000  # above the port for HTTP
 
 
 class S3Process:
@@ -45,7 +43,7 @@ class S3Process:
             _identity(_GUEST, ["Read", "Write", "List", "Tagging"]),
         ]
         (self.folder / "s3.json").write_text(json.dumps({"identities": identities}))
-        self._ports = _free_ports(len(_PORTS))
+        self._ports = free_ports(len(_PORTS))
         self._process: subprocess.Popen[bytes] | None = None
         self._marked = False
 
@@ -144,20 +142,3 @@ class S3Process:
 def _identity(name: str, actions: list[str]) -> dict[str, object]:
     credentials = [{"accessKey": name, "secretKey": _SECRET}]
     return {"name": name, "credentials": credentials, "actions": actions}
-
-
-def _free_ports(wanted: int) -> list[int]:
-    """Ports that are free, and free for gRPC as well; held until all are found."""
-    found: list[int] = []
-    with ExitStack() as stack:
-        while len(found) < wanted:
-            low = stack.enter_context(socket.socket())
-            low.bind(("127.0.0.1", 0))
-            port = low.getsockname()[1] - _GRPC
-            high = stack.enter_context(socket.socket())
-            try:
-                high.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            found.append(port)
-    return found

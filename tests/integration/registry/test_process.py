@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.chassis.errors import Reason, ServiceError, rpc_errors
 from services.registry.policy import SERVICE
+from tests.support.ports import free_ports
 from tests.support.redis_server import ValkeyProcess
 from tests.support.registry_process import RegistryProcess
 from tests.support.registry_requests import (
@@ -23,7 +24,6 @@ from tests.support.registry_requests import (
     bare,
     claimed,
     enqueue,
-    free_port,
 )
 from tests.support.registry_samples import (
     BOOT,
@@ -224,7 +224,8 @@ class TestReplicas:
         self, tmp_path, tokens, connect
     ):
         """Without them NOT_DURABLE, and the same id again is one message."""
-        settings = {"port": free_port(), "repl-diskless-sync-delay": "0"}
+        [port] = free_ports(1)
+        settings = {"port": port, "repl-diskless-sync-delay": "0"}
         with ValkeyProcess(tmp_path / "primary", **settings) as primary:
             registry = RegistryProcess(
                 tmp_path / "registry",

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from services.chassis.errors import Reason
 from services.chassis.sealing import sealing_files
-from services.registry import wire
+from tests.support.redis_cluster import cluster_url, lone_node
 from tests.support.redis_server import ValkeyProcess
+from tests.support.registry_calls import every_call
 from tests.support.registry_process import RegistryProcess
 from tests.support.registry_requests import (
     GET,
     PARENT,
     REGISTER,
-    claimed,
-    enqueue,
-    free_port,
 )
-from tests.support.registry_samples import BOOT, EXEC_SPEC, FIRST, MAYOR, message
 from tests.support.registry_server import refused
-from tests.support.waiting import wait_until
 from townkeeper.registry.v1 import registry_pb2 as pb
-from townkeeper.registry.v1 import resources_pb2 as resources
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
 
@@ -124,63 +118,7 @@ class TestStart:
 class TestCluster:
     async def test_serves_every_call(self, tmp_path: Path, tokens, connect):
         """Every script finds all its keys in one slot; hints travel too."""
-        # A cluster node listens on the port 10,000 above as well.
-        port = str(20_000 + int(free_port()) % 10_000)
-        settings = {"port": port, "cluster-enabled": "yes"}
-        with ValkeyProcess(tmp_path, **settings) as valkey:
-            valkey.command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
-            await wait_until(
-                lambda: b"cluster_state:ok" in valkey.command("CLUSTER", "INFO")
-            )
-            url = f"redis://127.0.0.1:{port}?cluster=true"
+        with lone_node(tmp_path) as node:
+            url = cluster_url(node)
             with RegistryProcess(tmp_path / "registry", url, tokens) as registry:
-                await self.every_call(connect(registry))
-
-    async def every_call(self, stub: Any) -> None:
-        epoch = await claimed(stub)
-        watch = stub.WatchMessages(pb.WatchMessagesRequest(parent=PARENT))
-        assert "" == (await watch.read()).agent
-        await stub.EnqueueMessage(enqueue("m-1"))
-        assert str(MAYOR) == (await watch.read()).agent
-        watch.cancel()
-        agents = stub.WatchAgents(pb.WatchAgentsRequest(parent=PARENT))
-        assert str(MAYOR) == (await agents.read()).changed.name
-        assert (await agents.read()).synced
-        await stub.EnqueueMessage(enqueue("m-2"))
-        assert 2 == (await agents.read()).changed.pending_messages_count
-        agents.cancel()
-        await stub.Heartbeat(pb.HeartbeatRequest(name=str(FIRST), boot_id=BOOT))
-        await stub.AcknowledgeMessage(
-            pb.AcknowledgeMessageRequest(
-                name=str(message("m-1")),
-                epoch=epoch,
-                instance=str(FIRST),
-                boot_id=BOOT,
-                generation=1,
-                outcome=resources.Message.STATE_DELIVERED,
-            )
-        )
-        await stub.ListMessages(pb.ListMessagesRequest(parent=str(MAYOR)))
-        await stub.ResolveAgent(pb.ResolveAgentRequest(name=str(MAYOR)))
-        drain = await stub.AnnounceDrain(pb.AnnounceDrainRequest(parent=PARENT))
-        await stub.GetDrainStatus(pb.GetDrainStatusRequest(parent=PARENT))
-        await stub.ConfirmReady(
-            pb.ConfirmReadyRequest(parent=PARENT, nonce=drain.nonce)
-        )
-        release = pb.LeaseRelease(agent=str(MAYOR), epoch=epoch)
-        await stub.ReleaseAgents(
-            pb.ReleaseAgentsRequest(
-                instance=str(FIRST), boot_id=BOOT, releases=[release]
-            )
-        )
-        await stub.ListInstances(pb.ListInstancesRequest(parent=PARENT))
-        asked = pb.ReleaseInstanceRequest(name=str(FIRST), boot_id=BOOT)
-        await stub.ReleaseInstance(asked)
-        spec = wire.spec_to_proto(EXEC_SPEC, reveal=True)
-        changed = resources.Agent(name=str(MAYOR), spec=spec)
-        update = pb.UpdateAgentRequest(agent=changed)
-        update.update_mask.paths.append("spec")
-        await stub.UpdateAgent(update)
-        await stub.ReplaceAgents(pb.ReplaceAgentsRequest(parent=PARENT))
-        await stub.ListAgents(pb.ListAgentsRequest(parent=PARENT))
-        await stub.DeregisterAgent(pb.DeregisterAgentRequest(name=str(MAYOR)))
+                await every_call(connect(registry))
