@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from services.chassis.names import check_id
 
@@ -177,34 +177,21 @@ def executable(given: str) -> Path:
     return path
 
 
-@_like("https://example.org/.well-known/jwks.json")
-def http_url(given: str) -> str:
-    parts = urlsplit(given)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValueError("is not an http:// or https:// URL")
-    return given
-
-
-@_like("redis://127.0.0.1:6379/0")
-def redis_url(given: str) -> str:
-    """`redis://`, `rediss://` or `unix://`; `?cluster=true` for a cluster."""
-    parts = urlsplit(given)
-    if parts.scheme not in {"redis", "rediss", "unix"}:
-        raise ValueError("does not start with redis://, rediss:// or unix://")
-    if parts.scheme == "unix" and (parts.hostname or not parts.path.startswith("/")):
-        raise ValueError("is not unix:// and an absolute path")
-    if parts.scheme != "unix" and not parts.hostname:
-        raise ValueError("names no host")
+def split_url(given: str) -> SplitResult:
+    """The parts of a URL. Raises a ValueError that does not repeat its login."""
     try:
+        parts = urlsplit(given)
         _ = parts.port
     except ValueError:
-        raise ValueError("has no valid port") from None
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    cluster = boolean(options.pop("cluster", "false"))
-    if cluster and parts.scheme == "unix":
-        raise ValueError("asks for a cluster behind one unix socket")
-    if unknown := sorted(options.keys() - {"db"}):
-        raise ValueError(f"has options we do not know: {', '.join(unknown)}")
+        raise ValueError("has no valid host or port") from None
+    return parts
+
+
+@_like("https://example.org/.well-known/jwks.json")
+def http_url(given: str) -> str:
+    parts = split_url(given)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("is not an http:// or https:// URL")
     return given
 
 
@@ -224,7 +211,7 @@ class BlobUrl:
 @_like("file:///var/lib/townkeeper/blobs")
 def blob_url(given: str) -> BlobUrl:
     """`file:///absolute/folder` or `s3://bucket/prefix`."""
-    parts = urlsplit(given)
+    parts = split_url(given)
     if parts.query or parts.fragment:
         raise ValueError("has a query or fragment, which blob URLs do not take")
     if parts.scheme == "file":

@@ -1,7 +1,8 @@
 """One way to reach Redis: time-outs, and what its failures mean.
 
 Commands are never repeated by us: a connection that breaks after a command was sent
-leaves open whether it ran. That is STORE_UNAVAILABLE, and whoever called decides.
+leaves open whether it ran. That is STORE_UNAVAILABLE, and whoever called decides. But
+for one case, where it is known that it did not: see `redis_sentinel.py`.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final, TypeAlias, cast
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import redis.asyncio
 from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import MasterNotFoundError
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AskError,
@@ -24,6 +27,7 @@ from redis.exceptions import (
     MovedError,
     OutOfMemoryError,
     ReadOnlyError,
+    RedisClusterException,
     RedisError,
     ResponseError,
     TryAgainError,
@@ -32,7 +36,14 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from services.chassis.errors import Reason, ServiceError
-from services.chassis.parsers import boolean, redis_url
+from services.chassis.parsers import boolean
+from services.chassis.redis_sentinel import (
+    NotPrimaryError,
+    check_primary,
+    on_the_primary,
+    sentinel_pool,
+)
+from services.chassis.redis_url import asks_sentinels, redis_url, sentinel_url
 
 # A command that blocks on purpose must block for less.
 SOCKET_TIMEOUT_S: Final = 5.0
@@ -51,13 +62,38 @@ _PASSING: Final = (
     RedisTimeoutError,
     TryAgainError,
 )
-_PASSING_ANSWERS: Final = ("BUSY", "LOADING", "MASTERDOWN", "MISCONF", "UNBLOCKED")
+_PASSING_ANSWERS: Final = (
+    "BUSY",
+    "LOADING",
+    "MASTERDOWN",
+    "MISCONF",
+    "UNBLOCKED",
+    # It became a replica in the moment before.
+    "WAIT cannot be used",
+)
+# What the client calls defects of ours as well, it says of a cluster that is away.
+_CLUSTER_AWAY: Final = (
+    "All slots are not covered",
+    "Redis Cluster cannot be connected",
+    "startup_nodes could not agree",
+)
 
 
 class SingleRedis(redis.asyncio.Redis):  # type: ignore[type-arg,unused-ignore]
     """A client that counts how often it connected."""
 
     connects: int = 0
+
+
+class PrimaryRedis(SingleRedis):
+    """The same for the server that Sentinels call the primary."""
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        return await on_the_primary(partial(super().execute_command, *args, **options))
+
+    async def leave(self) -> None:
+        """Hangs up where nothing is under way, so that the Sentinels are asked anew."""
+        await self.connection_pool.disconnect(inuse_connections=False)
 
 
 Store: TypeAlias = SingleRedis | RedisCluster
@@ -71,13 +107,15 @@ async def connect(
 ) -> Store:
     """A client that answered a ping; close it with `aclose`."""
     store = _client(url, connections_max)
+    silence = ""
     try:
         async with asyncio.timeout(patience_s):
-            while not await _answers(store):
+            while silence := await _silence(store):
                 await asyncio.sleep(0.1)
     except TimeoutError:
         await store.aclose()
-        raise _unavailable(f"no answer within {patience_s:g} s") from None
+        why = f": {silence}" if silence else ""
+        raise _unavailable(f"no answer within {patience_s:g} s{why}") from None
     except BaseException:
         await store.aclose()
         raise
@@ -85,11 +123,8 @@ async def connect(
 
 
 def _client(url: str, connections_max: int) -> Store:
-    parts = urlsplit(redis_url(url))
-    options = dict(parse_qsl(parts.query))
-    cluster = boolean(options.pop("cluster", "false"))
-    plain = urlunsplit(parts._replace(query=urlencode(options)))
     shared: dict[str, Any] = {
+        "max_connections": connections_max,
         "protocol": 2,
         "socket_timeout": SOCKET_TIMEOUT_S,
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
@@ -97,37 +132,72 @@ def _client(url: str, connections_max: int) -> Store:
         "client_name": "townkeeper",
         "retry": Retry(NoBackoff(), 0),
     }
-    if cluster:
-        return RedisCluster.from_url(plain, max_connections=connections_max, **shared)
+    sentinels = asks_sentinels(url)
 
     async def count(connection: Any) -> None:
         await connection.on_connect()
+        if sentinels:
+            await check_primary(connection)
         client.connects += 1
 
-    pool = redis.asyncio.BlockingConnectionPool.from_url(
-        plain,
-        max_connections=connections_max,
-        timeout=SOCKET_TIMEOUT_S,
-        redis_connect_func=count,
-        **shared,
-    )
-    client = cast(SingleRedis, SingleRedis.from_pool(pool))
+    pooled = {**shared, "timeout": SOCKET_TIMEOUT_S, "redis_connect_func": count}
+    if sentinels:
+        pool = sentinel_pool(sentinel_url(url), **pooled)
+        client = cast(SingleRedis, PrimaryRedis.from_pool(pool))
+        return client
+    parts = urlsplit(redis_url(url))
+    options = dict(parse_qsl(parts.query))
+    cluster = boolean(options.pop("cluster", "false"))
+    plain = urlunsplit(parts._replace(query=urlencode(options)))
+    if cluster:
+        return RedisCluster.from_url(plain, **shared)
+    single = redis.asyncio.BlockingConnectionPool.from_url(plain, **pooled)
+    client = cast(SingleRedis, SingleRedis.from_pool(single))
     return client
 
 
-async def _answers(store: Store) -> bool:
+async def _silence(store: Store) -> str:
+    """Why it does not answer yet; empty if it does."""
     try:
         if isinstance(store, RedisCluster):
             await store.initialize()
         await store.ping()
-    except RedisError as error:
-        # Waiting does not make a wrong password right; the client reports one as a
+    except (RedisError, RedisClusterException) as error:
+        # Waiting does not make a wrong password right; the client can report one as a
         # broken connection with the real cause behind it.
-        refused = isinstance(error.__cause__ or error, AuthenticationError)
-        if refused or not isinstance(error, _PASSING):
+        for cause in _causes(error):
+            if isinstance(cause, AuthenticationError):
+                raise _unavailable(str(cause)) from error
+        if not _passes(error):
             raise _unavailable(str(error)) from error
-        return False
-    return True
+        return _shown(error)
+    return ""
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what it was raised after, from the last to the first."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _passes(error: Exception) -> bool:
+    if isinstance(error, RedisClusterException):
+        return str(error).startswith(_CLUSTER_AWAY)
+    return isinstance(error, _PASSING)
+
+
+def _shown(error: Exception) -> str:
+    if isinstance(error, MasterNotFoundError):
+        # Of Sentinels that did not answer, its text has all but the login.
+        if AuthenticationError.__name__ in str(error):
+            return "the Sentinels want another login"
+        return "no Sentinel knows a primary of that service"
+    if isinstance(error, NotPrimaryError):
+        return str(error)
+    if isinstance(error, RedisClusterException):
+        return str(error.__cause__ or error)
+    return type(error).__name__
 
 
 @contextmanager
@@ -139,8 +209,10 @@ def store_errors() -> Iterator[None]:
         raise ServiceError(
             Reason.STORAGE_FULL, "cannot store more, Redis is full: give it room"
         ) from error
-    except _PASSING as error:
-        raise _unavailable(type(error).__name__) from error
+    except (*_PASSING, RedisClusterException) as error:
+        if not _passes(error):
+            raise
+        raise _unavailable(_shown(error)) from error
     except ResponseError as error:
         text = str(error)
         if text.startswith("NOREPLICAS"):

@@ -14,7 +14,7 @@ from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import ResponseError
 
 from services.chassis.clock import Clock, SystemClock
-from services.chassis.parsers import natural_int, one_of, redis_url
+from services.chassis.parsers import natural_int, one_of
 from services.chassis.redis_client import (
     SingleRedis,
     Store,
@@ -23,6 +23,7 @@ from services.chassis.redis_client import (
     store_errors,
 )
 from services.chassis.redis_script import Script
+from services.chassis.redis_url import redis_url
 from services.chassis.settings import var
 from services.chassis.telemetry import Event
 
@@ -52,6 +53,7 @@ class RedisSettings:
         "TOWNKEEPER_REDIS_URL",
         redis_url,
         help="the Redis or Valkey that keeps the metadata",
+        example="redis://127.0.0.1:6379/0",
     )
     replicas: int = var(
         "TOWNKEEPER_REDIS_REPLICAS",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from importlib import resources
 from typing import Any, Final
 
@@ -18,7 +19,14 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from services.chassis.redis_client import Store, not_durable, store_errors
+from services.chassis.redis_client import (
+    PrimaryRedis,
+    SingleRedis,
+    Store,
+    not_durable,
+    store_errors,
+)
+from services.chassis.redis_sentinel import on_the_primary
 
 REPLICAS_WAIT_MS: Final = 2000
 # Slots move one at a time, or to one replica: a second redirection is rare.
@@ -72,6 +80,9 @@ async def _send(
         if isinstance(result, Exception):
             raise result
     if reached < replicas:
+        if isinstance(store, PrimaryRedis):
+            # Perhaps a fail-over left it behind, and nobody told it.
+            await store.leave()
         raise not_durable(f"{reached} of {replicas} replicas have it")
     return answer
 
@@ -112,6 +123,12 @@ async def _both(
     if isinstance(store, RedisCluster):
         name = key.decode() if isinstance(key, bytes) else key
         return await _both_on_a_node(store, name, [first, second])
+    return await on_the_primary(partial(_pipelined, store, first, second))
+
+
+async def _pipelined(
+    store: SingleRedis, first: list[Any], second: list[Any]
+) -> list[Any]:
     pipeline = store.pipeline(transaction=False)
     pipeline.execute_command(*first)
     pipeline.execute_command(*second)

@@ -134,7 +134,10 @@ def looks_like_placeholder(text: str) -> bool:
         return True
     if "://" not in text:
         return False
-    host = urlsplit(text).netloc
+    try:
+        host = urlsplit(text).netloc
+    except ValueError:
+        return False  # its parser says what is wrong with it
     return any(_PLACEHOLDER.fullmatch(part) for part in re.split(r"[@:]", host))
 
 

@@ -22,6 +22,7 @@ from tests.support.clock import ManualClock
 from tests.support.ports import free_ports
 from tests.support.redis_cluster import cluster_url, lone_node
 from tests.support.redis_server import ValkeyProcess
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.redis
 
@@ -281,6 +282,38 @@ class TestCluster:
         """Each primary is asked."""
         await Durability(cluster).check()
 
+    async def test_one_that_is_not_there_is_an_outage(self, tmp_path: Path) -> None:
+        """At the start and later, and it is found again when it is back."""
+        count = Script(COUNT.source)
+        with lone_node(tmp_path) as node:
+            store = await connect(cluster_url(node))
+            node.kill()
+
+            with pytest.raises(ServiceError) as at_the_start:
+                await connect(cluster_url(node), patience_s=0.3)
+            # At the second call it looks for the others, and there are none.
+            later = []
+            for _ in range(2):
+                with pytest.raises(ServiceError) as refused:
+                    await count.run(store, ["{t}:n"], [1])
+                later.append(refused.value.reason)
+            node.start()
+
+            assert at_the_start.value.reason is Reason.STORE_UNAVAILABLE
+            assert {Reason.STORE_UNAVAILABLE} == set(later)
+            await wait_until(lambda: b"cluster_state:ok" in info(node))
+            assert await count.run(store, ["{t}:n"], [1]) == 1
+            await store.aclose()
+
+    async def test_one_server_is_none(self, tmp_path: Path) -> None:
+        """A start that waits for a cluster says what it found in its place."""
+        [port] = free_ports(1)
+        with ValkeyProcess(tmp_path, port=port):
+            url = f"redis://127.0.0.1:{port}?cluster=true"
+
+            with pytest.raises(ServiceError, match="Cluster mode is not enabled"):
+                await connect(url, patience_s=0.3)
+
     async def test_wants_replicas_too(self, cluster: Store) -> None:
         """WAIT follows the script on the node's own connection."""
         count = Script(COUNT.source)
@@ -289,6 +322,10 @@ class TestCluster:
             await count.run(cluster, ["{t}:n"], [1], replicas=1)
 
         assert refused.value.reason is Reason.NOT_DURABLE
+
+
+def info(node: ValkeyProcess) -> bytes:
+    return node.command("CLUSTER", "INFO")
 
 
 @asynccontextmanager

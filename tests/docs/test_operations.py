@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from services.chassis.redis_url import sentinel_url
 from services.chassis.settings import Variable, variables
 from services.cli.connection import _CONNECTION
 from services.cli.problems import Exit
@@ -89,3 +90,12 @@ def test_the_command_lines_own_variables_are_there() -> None:
 def test_every_exit_code_is_there() -> None:
     """Scripts are written against the table of exit codes."""
     assert [] == [code for code in Exit if f"| {code.value} |" not in TEXT]
+
+
+def test_the_example_of_sentinels_is_one() -> None:
+    """What a reader copies is taken, and means what the text says."""
+    [given] = re.findall(r"TOWNKEEPER_REDIS_URL=(redis\+sentinel:\S+)", TEXT)
+
+    found = sentinel_url(given)
+
+    assert ("mymaster", 0, 3) == (found.service, found.db, len(found.sentinels))

@@ -60,6 +60,14 @@ class ValkeyProcess:
 
     def start(self) -> None:
         """Starts it, or starts it again on the data it had; returns when it answers."""
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [str(get_binary_path()), *self.arguments()], stdout=log, stderr=log
+            )
+        wait_until_sync(self._answers, what=f"Valkey answers, see {self.folder}/log")
+
+    def arguments(self) -> list[str]:
+        """What follows the program's name."""
         options = {
             "port": "0",
             "save": "",
@@ -67,12 +75,7 @@ class ValkeyProcess:
             "unixsocket": str(self.socket),
             **self.settings,
         }
-        words = [word for key, value in options.items() for word in (f"--{key}", value)]
-        with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [str(get_binary_path()), *words], stdout=log, stderr=log
-            )
-        wait_until_sync(self._answers, what=f"Valkey answers, see {self.folder}/log")
+        return [word for key, value in options.items() for word in (f"--{key}", value)]
 
     def kill(self) -> None:
         """SIGKILL; what was acknowledged is on disk."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from services.chassis import parsers
+from services.chassis.redis_url import redis_url
 from services.chassis.settings import (
     SettingsError,
     group,
@@ -30,7 +31,7 @@ class Shared:
 @dataclass(frozen=True, slots=True)
 class Settings:
     town: str = var("TK_TOWN", parsers.town_id, help="the town")
-    redis: str = var("TK_REDIS", parsers.redis_url, help="the Redis")
+    redis: str = var("TK_REDIS", redis_url, help="the Redis")
     patience_s: float = var(
         "TK_PATIENCE", parsers.duration, default=3.0, help="the patience"
     )
@@ -171,9 +172,6 @@ PARSED = [
     (parsers.boolean, "off", False),
     (parsers.uids, "2001,2003-2005", (2001, 2003, 2004, 2005)),
     (parsers.town_id, "town-1", "town-1"),
-    (parsers.redis_url, "unix:///run/s?db=1", "unix:///run/s?db=1"),
-    (parsers.redis_url, "rediss://u:p@h:1/0", "rediss://u:p@h:1/0"),
-    (parsers.redis_url, "redis://h?cluster=true", "redis://h?cluster=true"),
     (parsers.http_url, "https://h/x", "https://h/x"),
     (parsers.one_of("a", "b"), "b", "b"),
     (parsers.text, "any thing", "any thing"),
@@ -206,13 +204,6 @@ REFUSED = [
     (parsers.uids, "1-100000"),
     (parsers.uids, "root"),
     (parsers.town_id, "../etc"),
-    (parsers.redis_url, "http://h"),
-    (parsers.redis_url, "redis://"),
-    (parsers.redis_url, "redis://h:port"),
-    (parsers.redis_url, "unix://h/s"),
-    (parsers.redis_url, "unix:///s?cluster=true"),
-    (parsers.redis_url, "redis://h?cluster=perhaps"),
-    (parsers.redis_url, "redis://h?ssl=1"),
     (parsers.http_url, "ftp://h"),
     (parsers.http_url, "https://"),
     (parsers.blob_url, "file://relative/x"),
