@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from tests.support.redis_rights import acl_file
 from tests.support.redis_server import ValkeyProcess
 from tests.support.s3_server import S3Process
 
@@ -17,8 +18,9 @@ settings.load_profile("townkeeper")
 
 @pytest.fixture(scope="session")
 def valkey_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyProcess]:
-    """One Valkey for the whole run."""
-    with ValkeyProcess(tmp_path_factory.mktemp("valkey")) as process:
+    """One Valkey for the whole run; it has the users of docs/security.md."""
+    folder = tmp_path_factory.mktemp("valkey")
+    with ValkeyProcess(folder, aclfile=acl_file(folder)) as process:
         yield process
 
 

@@ -25,6 +25,7 @@ from redis.exceptions import (
     ClusterDownError,
     ClusterError,
     MovedError,
+    NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisClusterException,
@@ -71,6 +72,8 @@ _PASSING_ANSWERS: Final = (
     # It became a replica in the moment before.
     "WAIT cannot be used",
 )
+# What a command in a script is refused with; the script and its line follow.
+_IN_SCRIPT: Final = "ACL failure in script: "
 # What the client calls defects of ours as well, it says of a cluster that is away.
 _CLUSTER_AWAY: Final = (
     "All slots are not covered",
@@ -163,9 +166,11 @@ async def _silence(store: Store) -> str:
             await store.initialize()
         await store.ping()
     except (RedisError, RedisClusterException) as error:
-        # Waiting does not make a wrong password right; the client can report one as a
-        # broken connection with the real cause behind it.
+        # Waiting does not make a wrong password right, and gives nobody a right; the
+        # client can report both as a broken connection with the real cause behind it.
         for cause in _causes(error):
+            if isinstance(cause, NoPermissionError):
+                raise forbidden(str(cause)) from error
             if isinstance(cause, AuthenticationError):
                 raise _unavailable(str(cause)) from error
         if not _passes(error):
@@ -200,6 +205,17 @@ def _shown(error: Exception) -> str:
     return type(error).__name__
 
 
+async def asked(store: Store, *command: str) -> list[Any]:
+    """The answers of every server that takes writes."""
+    client: Any = store
+    if isinstance(store, RedisCluster):
+        # By the client, not node by node: so it learns when one is gone.
+        servers = store.get_primaries()
+        answers = await client.execute_command(*command, target_nodes=servers)
+        return [answers] if len(servers) == 1 else list(answers.values())
+    return [await client.execute_command(*command)]
+
+
 @contextmanager
 def store_errors() -> Iterator[None]:
     """Turns what Redis and its client raise into a ServiceError."""
@@ -209,6 +225,8 @@ def store_errors() -> Iterator[None]:
         raise ServiceError(
             Reason.STORAGE_FULL, "cannot store more, Redis is full: give it room"
         ) from error
+    except NoPermissionError as error:
+        raise forbidden(str(error)) from error
     except (*_PASSING, RedisClusterException) as error:
         if not _passes(error):
             raise
@@ -222,6 +240,9 @@ def store_errors() -> Iterator[None]:
                 Reason.STORAGE_FULL,
                 "cannot store more, Redis's disk is full: make room",
             ) from error
+        if _IN_SCRIPT in text:
+            why, _, _ = text.partition(_IN_SCRIPT)[2].partition(" script: ")
+            raise forbidden(why) from error
         if text.startswith(_PASSING_ANSWERS):
             raise _unavailable(text.partition(" ")[0]) from error
         raise
@@ -230,6 +251,15 @@ def store_errors() -> Iterator[None]:
 def _unavailable(why: str) -> ServiceError:
     return ServiceError(
         Reason.STORE_UNAVAILABLE, f"cannot reach Redis ({why}): try again soon", why=why
+    )
+
+
+def forbidden(why: str) -> ServiceError:
+    return ServiceError(
+        Reason.STORE_FORBIDDEN,
+        f"cannot use Redis, it refuses us a right ({why}): give its user those in "
+        "docs/security.md",
+        why=why,
     )
 
 

@@ -18,6 +18,7 @@ from services.chassis.parsers import natural_int, one_of
 from services.chassis.redis_client import (
     SingleRedis,
     Store,
+    asked,
     connect,
     not_durable,
     store_errors,
@@ -130,24 +131,13 @@ class Durability:
     async def _configurations(self) -> list[dict[str, str]]:
         with store_errors():
             try:
-                raw = await _asked(self._store, "CONFIG GET", *_DURABLE)
+                raw = await asked(self._store, "CONFIG GET", *_DURABLE)
             except ResponseError as error:
                 raise not_durable(
                     "Redis does not say how it writes, "
                     "vouch with TOWNKEEPER_REDIS_DURABLE"
                 ) from error
         return [_decoded(answer) for answer in raw]
-
-
-async def _asked(store: Store, *command: str) -> list[Any]:
-    """The answers of every server that takes writes."""
-    client: Any = store
-    if isinstance(store, RedisCluster):
-        # By the client, not node by node: so it learns when one is gone.
-        servers = store.get_primaries()
-        answers = await client.execute_command(*command, target_nodes=servers)
-        return [answers] if len(servers) == 1 else list(answers.values())
-    return [await client.execute_command(*command)]
 
 
 def _decoded(answer: Any) -> dict[str, str]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Final
 
 from services.chassis.redis_pool import Durability, Store
+from services.chassis.redis_rights import check_rights, commands_of
 from services.chassis.tasks import ended
 from services.registry.redis_agents import RedisAgents
 from services.registry.redis_callbacks import RedisCallbacks
@@ -17,7 +19,20 @@ from services.registry.redis_leases import RedisLeases
 from services.registry.redis_nudges import RedisNudges
 from services.registry.redis_revocations import RedisRevocations
 from services.registry.redis_specs import StoredSpecs
-from services.registry.redis_town import RedisTown, Terms, open_store
+from services.registry.redis_town import (
+    STORE_KEY,
+    RedisTown,
+    Terms,
+    channel,
+    open_store,
+)
+
+# Called past the scripts.
+_COMMANDS: Final = frozenset({"HSETNX"})
+_CHANNELS: Final = (
+    ("PUBLISH", channel("town")),
+    ("PSUBSCRIBE", channel("*", "*")),
+)
 
 
 class RedisStore(
@@ -51,7 +66,12 @@ async def opened(
     vouched: bool = False,
     specs: StoredSpecs | None = None,
 ) -> AsyncIterator[RedisStore]:
-    """The store, marked as ours, while the block runs. Raises STORE_FOREIGN."""
+    """The store, marked as ours, while the block runs. Raises STORE_FOREIGN and
+    STORE_FORBIDDEN."""
+    commands = commands_of("services.registry.lua") | _COMMANDS
+    await check_rights(
+        store, commands, STORE_KEY, _CHANNELS, replicas=replicas, vouched=vouched
+    )
     await open_store(store, environment)
     durability = Durability(store, vouched=vouched)
     town = RedisTown(store, durability, terms=terms, replicas=replicas)

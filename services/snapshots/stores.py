@@ -7,21 +7,41 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from services.chassis.clock import Clock
-from services.chassis.redis_pool import Durability, Store
+from services.chassis.redis_pool import Durability, RedisSettings, Store
+from services.chassis.redis_rights import check_rights, commands_of
 from services.snapshots.blob_cache import BlobCache
 from services.snapshots.file_blobs import FileBlobs
 from services.snapshots.file_staging import FileStaging
 from services.snapshots.local_disk import LocalDisk
 from services.snapshots.redis_upkeep import RedisUpkeep
 from services.snapshots.redis_uploads import RedisUploads
+from services.snapshots.redis_values import PREFIX
 from services.snapshots.s3_blobs import S3Blobs, connect
 from services.snapshots.s3_settings import S3Settings
 from services.snapshots.settings import Settings
 from services.snapshots.shared_staging import SharedStaging
 from services.snapshots.staging import Staging
 from services.snapshots.upkeep import OneProcess, Upkeep
+
+# Called past the scripts.
+_COMMANDS: Final = frozenset(
+    {
+        "GET",
+        "HGET",
+        "HMGET",
+        "HVALS",
+        "SADD",
+        "SET",
+        "SMEMBERS",
+        "SREM",
+        "ZADD",
+        "ZRANGE",
+        "ZREM",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +54,17 @@ class Stores:
     scratch: Callable[[], Path]
 
 
+async def check_user(redis: Store, settings: RedisSettings) -> None:
+    """Raises STORE_FORBIDDEN unless we may do all that we have to."""
+    await check_rights(
+        redis,
+        commands_of("services.snapshots.lua") | _COMMANDS,
+        f"{PREFIX}store",
+        replicas=settings.replicas,
+        vouched=settings.vouched,
+    )
+
+
 async def open_stores(
     settings: Settings,
     redis: Store,
@@ -41,7 +72,9 @@ async def open_stores(
     clock: Clock,
     stack: AsyncExitStack,
 ) -> Stores:
-    """Raises STORE_FOREIGN, STORE_UNAVAILABLE; the stack closes what was opened."""
+    """Raises STORE_FOREIGN, STORE_FORBIDDEN, STORE_UNAVAILABLE; the stack closes what
+    was opened."""
+    await check_user(redis, settings.redis)
     if settings.s3 is not None:
         return await _on_s3(settings, settings.s3, redis, durability, clock, stack)
     assert settings.blobs.root is not None, "a URL is one or the other"

@@ -18,6 +18,7 @@ from services.registry.redis_town import Terms
 from services.registry.store import RegistryStore
 from tests.fakes.registry_store import MemoryStore
 from tests.support.clock import ManualClock
+from tests.support.redis_rights import REGISTRY, acl_file, url
 from tests.support.redis_server import ValkeyProcess
 from tests.support.registry_server import Registry, serving
 from tests.support.registry_time import ClockTime, RedisTime, Time
@@ -30,7 +31,8 @@ EVENT_LOG = LogBounds(events=5, size_bytes=50_000)
 
 @pytest.fixture(scope="session")
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyProcess]:
-    with ValkeyProcess(tmp_path_factory.mktemp("registry")) as server:
+    folder = tmp_path_factory.mktemp("registry")
+    with ValkeyProcess(folder, aclfile=acl_file(folder)) as server:
         yield server
 
 
@@ -52,15 +54,18 @@ async def _in_valkey(
     valkey: ValkeyProcess, sealed: StoredSpecs
 ) -> AsyncIterator[tuple[RegistryStore, Time]]:
     valkey.flush()
-    redis = await connect(valkey.url)
+    # As the user that production gives us; tests themselves may do more.
+    redis = await connect(url(valkey, REGISTRY))
+    all_may = await connect(valkey.url)
     try:
         terms = Terms(gone_kept=GONE_KEPT, event_log=EVENT_LOG)
         async with opened(
             redis, environment="tests", terms=terms, specs=sealed
         ) as store:
-            yield store, RedisTime(redis, TOWN)
+            yield store, RedisTime(all_may, TOWN)
     finally:
         await redis.aclose()
+        await all_may.aclose()
 
 
 @pytest.fixture(

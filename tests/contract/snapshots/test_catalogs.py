@@ -18,6 +18,7 @@ from services.snapshots.store import RECORDS_KEPT, Known
 from tests.contract.snapshots.catalog_suite import OWNER, CatalogSuite, commit, reason
 from tests.contract.snapshots.history_suite import HistorySuite
 from tests.fakes.snapshot_catalog import MemoryCatalog
+from tests.support.redis_rights import SNAPSHOTS, url
 from tests.support.redis_server import ValkeyProcess
 from tests.support.snapshot_values import INSTANCE, NAME, content, snapshot
 from tests.support.tokens import TOWN
@@ -33,7 +34,7 @@ class TestMemoryCatalog(CatalogSuite, HistorySuite):
 class TestRedisCatalog(CatalogSuite, HistorySuite):
     @pytest.fixture
     async def catalog(self, valkey: ValkeyProcess) -> AsyncIterator[RedisCatalog]:
-        store = await connect(valkey.url)
+        store = await connect(url(valkey, SNAPSHOTS))
         yield RedisCatalog(store, Durability(store))
         await store.aclose()
 

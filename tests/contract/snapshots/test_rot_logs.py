@@ -10,6 +10,7 @@ from services.chassis.redis_pool import connect
 from services.snapshots.redis_rot import RedisRot
 from services.snapshots.rot import Place, RotLog
 from tests.fakes.rot_log import MemoryRotLog
+from tests.support.redis_rights import SNAPSHOTS, url
 from tests.support.redis_server import ValkeyProcess
 from tests.support.snapshot_values import segment
 from tests.support.tokens import FOREIGN_TOWN, TOWN
@@ -56,6 +57,6 @@ class TestMemoryRotLog(RotLogSuite):
 class TestRedisRot(RotLogSuite):
     @pytest.fixture
     async def log(self, valkey: ValkeyProcess) -> AsyncIterator[RedisRot]:
-        store = await connect(valkey.url)
+        store = await connect(url(valkey, SNAPSHOTS))
         yield RedisRot(store)
         await store.aclose()

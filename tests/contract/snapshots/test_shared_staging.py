@@ -23,6 +23,7 @@ from services.snapshots.upload import Body, Chunk, Header, Upload
 from tests.fakes.blob_store import MemoryBlobs
 from tests.support.clock import ManualClock
 from tests.support.faults import failing_once
+from tests.support.redis_rights import SNAPSHOTS, url
 from tests.support.redis_server import ValkeyProcess
 from tests.support.snapshot_values import NAME
 from tests.support.waiting import wait_until
@@ -36,9 +37,18 @@ HOLD = f"tk:snapshots:{{{NAME.town}}}:hold:{ID}"
 
 @pytest.fixture
 async def redis(valkey: ValkeyProcess) -> AsyncIterator[Store]:
-    redis = await connect(valkey.url)
+    """As the service's user."""
+    redis = await connect(url(valkey, SNAPSHOTS))
     yield redis
     await redis.aclose()
+
+
+@pytest.fixture
+async def by_hand(valkey: ValkeyProcess) -> AsyncIterator[Store]:
+    """As one who may do everything."""
+    by_hand = await connect(valkey.url)
+    yield by_hand
+    await by_hand.aclose()
 
 
 @pytest.fixture
@@ -49,8 +59,11 @@ def blobs(tmp_path: Path) -> MemoryBlobs:
 class Replicas:
     """Makes replicas over one store and one ledger."""
 
-    def __init__(self, redis: Store, blobs: MemoryBlobs, folder: Path) -> None:
-        self.redis, self.blobs, self.folder = redis, blobs, folder
+    def __init__(
+        self, redis: Store, by_hand: Store, blobs: MemoryBlobs, folder: Path
+    ) -> None:
+        self.redis, self.by_hand = redis, by_hand
+        self.blobs, self.folder = blobs, folder
         self.clock = ManualClock()
         self._numbers = itertools.count()
 
@@ -74,8 +87,10 @@ class Replicas:
 
 
 @pytest.fixture
-def replicas(redis: Store, blobs: MemoryBlobs, tmp_path: Path) -> Replicas:
-    return Replicas(redis, blobs, tmp_path)
+def replicas(
+    redis: Store, by_hand: Store, blobs: MemoryBlobs, tmp_path: Path
+) -> Replicas:
+    return Replicas(redis, by_hand, blobs, tmp_path)
 
 
 def header(offset: int = 0, body: Body = Body.SEGMENT) -> Header:
@@ -134,7 +149,7 @@ class TestResuming:
 
         assert None is await persisted(replicas.one())
         assert [] == replicas.parts
-        assert 0 == len(await replicas.redis.keys("*"))
+        assert 0 == len(await replicas.by_hand.keys("*"))
 
     async def test_a_lost_part_is_sent_again(self, replicas: Replicas) -> None:
         """An upload goes on where its bytes are whole, whatever became of the rest."""
@@ -173,10 +188,10 @@ class TestHolding:
         """A stream keeps its upload also while nothing comes, or while it commits."""
         half_ms = round(HOLD_S * 500)
         async with replicas.one(renew_every_s=0.01).opened(header()):
-            await replicas.redis.pexpire(HOLD, half_ms)
+            await replicas.by_hand.pexpire(HOLD, half_ms)
 
             async def renewed() -> bool:
-                return bool(await replicas.redis.pttl(HOLD) > half_ms)
+                return bool(await replicas.by_hand.pttl(HOLD) > half_ms)
 
             await wait_until(renewed)
 
@@ -188,8 +203,8 @@ class TestHolding:
         async with replicas.one().opened(header()) as slow:
             upload.begin(header(), 0)
             await slow.take(upload, Chunk(0, b"abc", zlib.crc32(b"abc")))
-            assert 0 < await replicas.redis.pttl(HOLD) <= HOLD_S * 1000
-            await replicas.redis.delete(HOLD)
+            assert 0 < await replicas.by_hand.pttl(HOLD) <= HOLD_S * 1000
+            await replicas.by_hand.delete(HOLD)
             await stage(other, b"xyz")
 
             with pytest.raises(ServiceError) as refused:
@@ -204,7 +219,7 @@ class TestHolding:
         other = replicas.one()
         await stage(other, b"abc")
         async with replicas.one().opened(header(3)) as slow:
-            await replicas.redis.delete(HOLD)
+            await replicas.by_hand.delete(HOLD)
             await stage(other, b"xyz", offset=3)
             slow.discarded = True
 

@@ -17,6 +17,7 @@ from services.snapshots.redis_upkeep import TRASHED_FOR, TURN_S, RedisUpkeep
 from tests.fakes.blob_store import MemoryBlobs
 from tests.fakes.snapshot_catalog import MemoryCatalog
 from tests.support.clock import ManualClock
+from tests.support.redis_rights import SNAPSHOTS, url
 from tests.support.redis_server import ValkeyProcess
 from tests.support.snapshot_values import NAME, content, segment, snapshot
 from tests.support.tokens import TOWN
@@ -54,8 +55,9 @@ class Replica:
 
 
 class Plant:
-    def __init__(self, redis: Store, folder: Path) -> None:
-        self.redis = redis
+    def __init__(self, redis: Store, by_hand: Store, folder: Path) -> None:
+        # As the service's user, and as one who may do everything.
+        self.redis, self.by_hand = redis, by_hand
         self.clock = ManualClock()
         self.blobs = MemoryBlobs(folder)
         self.catalog = MemoryCatalog()
@@ -73,13 +75,15 @@ class Plant:
 @pytest.fixture
 async def plant(valkey: ValkeyProcess, tmp_path: Path) -> AsyncIterator[Plant]:
     """A town with one generation, and one segment that no record names."""
-    redis = await connect(valkey.url)
-    plant = Plant(redis, tmp_path)
+    redis = await connect(url(valkey, SNAPSHOTS))
+    by_hand = await connect(valkey.url)
+    plant = Plant(redis, by_hand, tmp_path)
     plant.store(NAMED.blake3)
     plant.store(LOST.blake3)
     await plant.catalog.commit(KEPT, Claim(), None)
     yield plant
     await redis.aclose()
+    await by_hand.aclose()
 
 
 class TestTurns:
@@ -113,10 +117,10 @@ class TestTurns:
         key = f"tk:snapshots:{{{TOWN}}}:turn"
         half_ms = round(TURN_S * 500)
         async with plant.replica(renew_every_s=0.01).upkeep.turn(TOWN):
-            await plant.redis.pexpire(key, half_ms)
+            await plant.by_hand.pexpire(key, half_ms)
 
             async def renewed() -> bool:
-                return bool(await plant.redis.pttl(key) > half_ms)
+                return bool(await plant.by_hand.pttl(key) > half_ms)
 
             await wait_until(renewed)
 
@@ -126,7 +130,7 @@ class TestTurns:
         await dead.collect()
         plant.clock.advance(DAY_S)
         async with dead.upkeep.turn(TOWN) as turn:
-            await plant.redis.delete(f"tk:snapshots:{{{TOWN}}}:turn")
+            await plant.by_hand.delete(f"tk:snapshots:{{{TOWN}}}:turn")
             async with other.upkeep.turn(TOWN) as taken:
                 assert taken
 

@@ -53,7 +53,9 @@ def step_through_redis(steps: Steps) -> None:
     async def execute(self: SingleRedis, *words: Any, **options: Any) -> Any:
         name = words[0]
         if name == "EVAL":
-            name = names[sha1(words[1].encode(), usedforsecurity=False).hexdigest()]
+            # What is none of them asks for our rights alone.
+            digest = sha1(words[1].encode(), usedforsecurity=False).hexdigest()
+            name = names.get(digest, "look")
         elif name == "EVALSHA":
             name = names[words[1]]
         name = name.removesuffix(".lua")

@@ -9,6 +9,7 @@ import pytest
 
 from services.chassis.errors import Reason
 from services.chassis.sealing import sealing_files
+from tests.support import redis_rights
 from tests.support.redis_cluster import cluster_url, lone_node
 from tests.support.redis_server import ValkeyProcess
 from tests.support.registry_calls import every_call
@@ -117,8 +118,13 @@ class TestStart:
 
 class TestCluster:
     async def test_serves_every_call(self, tmp_path: Path, tokens, connect):
-        """Every script finds all its keys in one slot; hints travel too."""
-        with lone_node(tmp_path) as node:
-            url = cluster_url(node)
+        """Every script finds all its keys in one slot, hints travel too, and the user
+        of docs/security.md is refused nothing."""
+        users = redis_rights.acl_file(tmp_path)
+        with lone_node(tmp_path, aclfile=users) as node:
+            redis_rights.allow(node, "cluster")
+            url = cluster_url(node, redis_rights.login(redis_rights.REGISTRY))
             with RegistryProcess(tmp_path / "registry", url, tokens) as registry:
                 await every_call(connect(registry))
+
+            assert "" == redis_rights.refusals(node)
