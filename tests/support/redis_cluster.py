@@ -42,8 +42,15 @@ class ValkeyCluster:
         ]
 
     def __enter__(self) -> Self:
-        for node in self.nodes:
-            self._stack.enter_context(node)
+        with ExitStack() as stack:
+            for node in self.nodes:
+                stack.enter_context(node)
+            self._meet()
+            # Theirs only now: a start that fails leaves nothing running.
+            self._stack = stack.pop_all()
+        return self
+
+    def _meet(self) -> None:
         primaries, replicas = self.nodes[:PRIMARIES], self.nodes[PRIMARIES:]
         bounds = [n * SLOTS // PRIMARIES for n in range(PRIMARIES + 1)]
         for node, first, end in zip(primaries, bounds, bounds[1:], strict=False):
@@ -59,7 +66,6 @@ class ValkeyCluster:
         for primary, replica in zip(primaries, replicas, strict=True):
             replica.command("CLUSTER", "REPLICATE", _my_id(primary))
         self.wait_whole()
-        return self
 
     def __exit__(
         self,
