@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -49,9 +49,17 @@ COMMAND = [sys.executable, "-P", "-m", "services.cli.main"]
 class PlaneProcess:
     """One data directory and the `up` that runs on it, again and again."""
 
-    def __init__(self, root: Path, town: str = "town-1", **environ: str) -> None:
+    def __init__(
+        self,
+        root: Path,
+        town: str = "town-1",
+        *,
+        program: Sequence[str] = COMMAND,
+        **environ: str,
+    ) -> None:
         self.data = DataDir.at(root)
         self.town = town
+        self.program = program
         self.environ = {**os.environ, **environ}
         self.seconds_to_ready = 0.0
         self._up: subprocess.Popen[bytes] | None = None
@@ -92,7 +100,7 @@ class PlaneProcess:
         ]
         with self._complaints.open("ab") as complaints:
             self._up = subprocess.Popen(
-                [*COMMAND, *arguments],
+                [*self.program, *arguments],
                 env=self.environ,
                 stdout=subprocess.PIPE,
                 stderr=complaints,
