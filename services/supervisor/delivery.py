@@ -66,6 +66,7 @@ class Delivery:
         self._on_settled = on_settled
         self._wake = asyncio.Event()
         self._turns: dict[str, asyncio.Future[TurnEnd]] = {}
+        self._failures = 0  # in a row
 
     def wake(self) -> None:
         """Says that the inbox may hold something new."""
@@ -82,31 +83,32 @@ class Delivery:
 
         Ends by itself only when the lease is lost or the process has ended.
         """
-        failures = 0
         while True:
             try:
                 if prompt is not None:
                     await self._give(prompt)
                     prompt = None
                 await self._empty_inbox()
-                failures = 0
+                self._failures = 0
             except ServiceError as error:
                 if error.reason in {Reason.RUN_NOT_RUNNING, Reason.LEASE_FENCED}:
                     return
-                failures += 1
+                self._failures += 1
                 log.warning(
                     "message.delivery_failed",
                     agent=str(self._name),
                     reason=error.reason,
                     error=error.message,
-                    failures=failures,
+                    failures=self._failures,
                 )
-                await asyncio.sleep(backoff_s(failures))
+                await asyncio.sleep(backoff_s(self._failures))
 
     async def _empty_inbox(self) -> None:
         self._wake.clear()
         for message in await self._inbox.pending(self._name):
             await self._deliver(message)
+            # An inbox that is never empty would add up what lies far apart.
+            self._failures = 0
             self._wake.set()  # there may be more than one page
         try:
             async with asyncio.timeout(LOOK_INTERVAL_S):

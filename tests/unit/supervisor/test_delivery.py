@@ -9,6 +9,7 @@ import pytest
 
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName
+from services.supervisor import delivery
 from services.supervisor.delivery import Delivery
 from services.supervisor.inbox import InboxMessage, Outcome
 from services.supervisor.runtime import Message, Mode, Stored, TurnEnd
@@ -23,7 +24,7 @@ class Stage:
     waiting: list[InboxMessage]
     stored: dict[str, Stored] = field(default_factory=dict)
     happened: list[str] = field(default_factory=list)
-    refuse: list[ServiceError] = field(default_factory=list)
+    refuse: list[ServiceError | None] = field(default_factory=list)
     unreachable: list[ServiceError] = field(default_factory=list)
     silent: bool = False  # turns do not close by themselves
     generation: int = 0
@@ -41,8 +42,8 @@ class Stage:
         generation: int,
         outcome: Outcome,
     ) -> None:
-        if self.refuse:
-            raise self.refuse.pop(0)
+        if self.refuse and (refusal := self.refuse.pop(0)):
+            raise refusal
         self.happened.append(f"ack {message_id} {outcome} {generation}")
         self.waiting = [one for one in self.waiting if one.id != message_id]
         if not self.waiting:
@@ -157,6 +158,26 @@ async def test_a_lost_acknowledgement_is_repeated_without_a_second_turn() -> Non
 
     assert 1 == stage.happened.count("add 1")
     assert "ack 1 delivered 2" == stage.happened[-1]
+
+
+async def test_only_failures_in_a_row_make_it_wait_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In an inbox that is never empty, too: a message that was delivered ends a row."""
+    rows: list[int] = []
+
+    def backoff_s(failures: int) -> float:
+        rows.append(failures)
+        return 0.0
+
+    monkeypatch.setattr(delivery, "backoff_s", backoff_s)
+    away = ServiceError(Reason.STORE_UNAVAILABLE, "cannot reach the registry: wait")
+    stage = Stage(messages("1", "2", "3", "4"), refuse=[away, away, None, away])
+
+    async with delivering(stage):
+        await asyncio.wait_for(stage.settled.wait(), 5)
+
+    assert [1, 2, 1] == rows
 
 
 async def test_a_fenced_run_stops_delivering() -> None:
