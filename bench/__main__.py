@@ -17,6 +17,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from bench import bare, calls, first, restore, save, sizes, steady, streams
 from bench.litestream import find_program
 from bench.rows import Row, table, write
+from services.chassis.telemetry import configure_logging
 from tests.support.plane import PlaneProcess
 
 RESULTS: Final = Path(__file__).with_name("results.json")
@@ -108,6 +109,8 @@ PARTS: Final = {
 def main() -> None:
     """Measures what is named, else all that does not take long."""
     options = parser().parse_args()
+    # Services that run in this process have no word in the table.
+    configure_logging("bench", "error")
     # Into a file, rich would squeeze the table into 80 columns.
     console = Console(width=None if sys.stdout.isatty() else TABLE_WIDTH)
     chosen = {one: PARTS[one] for one in options.ids or PARTS}

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import apsw
 
+from services.chassis.telemetry import configure_logging
 from services.segments.page_map import PageMap
 from services.supervisor import wal_view
 from services.supervisor.capture import Capture, StateMoved, Way
@@ -265,6 +266,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
+    configure_logging("storm", "error")
     # So that ended early, too, it ends its writers.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
