@@ -103,12 +103,19 @@ class LeasesServicer:
         _at_most("agents", len(request.agents), NAMES_MAX)
         limit = min(wire.number("limit", request.limit, COUNT_MAX), NAMES_MAX)
         agents = [wire.agent_id(agent, name.town) for agent in request.agents]
+        if request.renew and not agents:
+            raise ServiceError(
+                Reason.FIELD_INVALID,
+                "cannot renew the leases of agents without a name: name them",
+                field="renew",
+            )
         claims = await self._leases.claim(
             name,
             wire.required_id("boot_id", request.boot_id),
             # Each once, in the order given.
             list(dict.fromkeys(agents)),
             limit or CLAIM_DEFAULT,
+            renew=request.renew,
         )
         return pb.ClaimAgentsResponse(
             claims=[

@@ -138,6 +138,8 @@ class RedisLeases:
         boot_id: str,
         agents: Sequence[str] = (),
         limit: int = 100,
+        *,
+        renew: bool = False,
     ) -> list[tuple[Agent, bool]]:
         answer = await self._redis.change(
             "claim_agents",
@@ -146,6 +148,7 @@ class RedisLeases:
             boot=boot_id,
             agents=list(agents),
             limit=limit,
+            renew=renew,
             bytes_max=ANSWER_BYTES_MAX,
             weight_unlimited=WEIGHT_UNLIMITED,
             leases_max=LEASES_MAX,

@@ -123,12 +123,15 @@ class LeaseStore(Protocol):
         boot_id: str,
         agents: Sequence[str] = (),
         limit: int = 100,
+        *,
+        renew: bool = False,
     ) -> list[tuple[Agent, bool]]:
         """Leases for the instance, each with whether a dead holder had it.
 
         Without names: active agents that nobody holds, at most `limit` and the
         instance's capacity; entries of a list only if the instance registered after
-        it. Those it holds already come along. With names: all of them or none.
+        it. Those it holds already come along. With names: all of them or none;
+        `renew` gives those it holds their next epoch too, also while it drains.
         Raises INSTANCE_NOT_FOUND, LEASE_FENCED, DRAINING, AGENT_NOT_FOUND,
         NO_START_REQUEST, LEASE_HELD.
         """

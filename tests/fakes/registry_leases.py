@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
 
 from services.chassis.names import AgentName, InstanceName
 from services.registry import refusals
@@ -36,9 +35,9 @@ class MemoryLeases(MemoryTowns):
         town = self._town(name.town)
         known = town.instances.get(name.instance)
         if known is None or known.boot_id != boot_id:
+            self._forget(town)
             if known is None and len(town.instances) >= INSTANCES_MAX:
                 raise refusals.too_many_instances(name.town)
-            self._sweep(town, self._now() - EXPIRED_SHOWN)
             if known is not None:
                 self._offer_leases_of(town, known, self._deadline())
             town.registered += 1
@@ -65,7 +64,7 @@ class MemoryLeases(MemoryTowns):
     ) -> Pulse:
         town, instance = self._own(name, boot_id)
         self._renew(town, replace(instance, leaving=leaving))
-        self._sweep(town, self._now())
+        self._sweep(town)
         lost = [run.agent for run in runs if not self._take_in(name, boot_id, run)]
         pending = [
             agent
@@ -85,17 +84,26 @@ class MemoryLeases(MemoryTowns):
         )
         return Pulse(tuple(lost), tuple(pending), nonce, free, living)
 
-    def _sweep(self, town: Town, until: datetime) -> None:
-        """Offers what those lease who were not heard from in time, by then."""
+    def _sweep(self, town: Town) -> None:
+        """Offers what those lease who were not heard from in time."""
         for slot in list(town.unswept):
             other = town.instances.get(slot)
             if other is None:
                 town.unswept.remove(slot)
-            elif other.expire_time > until:
-                continue
             elif not alive(other.expire_time, self._now(), self.gap):
                 town.unswept.remove(slot)
                 self._offer_leases_of(town, other, self._now())
+
+    def _forget(self, town: Town) -> None:
+        """Instances that expired long ago; what they lease is on offer."""
+        for slot, other in list(town.instances.items()):
+            if alive(other.expire_time, self._now(), self.gap):
+                continue
+            if other.expire_time + EXPIRED_SHOWN < self._now():
+                del town.instances[slot]
+                if slot in town.unswept:
+                    town.unswept.remove(slot)
+                    self._offer_leases_of(town, other, self._now())
 
     def _take_in(self, name: InstanceName, boot_id: str, run: Evidence) -> bool:
         town = self._town(name.town)
@@ -142,22 +150,30 @@ class MemoryLeases(MemoryTowns):
         boot_id: str,
         agents: Sequence[str] = (),
         limit: int = 100,
+        *,
+        renew: bool = False,
     ) -> list[tuple[Agent, bool]]:
         town, instance = self._own(name, boot_id)
         drain = self._drain(town)
-        if drain and drain.binds(name.instance, boot_id):
+        if drain and not drain.binds(name.instance, boot_id):
+            drain = None
+        if drain and not renew:
             raise refusals.draining(name, drain.nonce)
         self._renew(town, instance)
         if not agents:
             return self._claim_all(name, boot_id, limit)
         for agent in agents:
-            self._check_claim(AgentName(name.town, agent), name, boot_id)
-        return [self._claim(name, boot_id, agent) for agent in agents]
+            self._check_claim(AgentName(name.town, agent), name, boot_id, drain)
+        return [self._claim(name, boot_id, agent, renew=renew) for agent in agents]
 
-    def _check_claim(self, agent: AgentName, name: InstanceName, boot_id: str) -> None:
+    def _check_claim(
+        self, agent: AgentName, name: InstanceName, boot_id: str, drain: Drain | None
+    ) -> None:
         town, record = self._town(name.town), self._record(agent)
         if self._mine(town, agent.agent, name, boot_id):
             return
+        if drain:
+            raise refusals.draining(name, drain.nonce)
         if not record.claimable:
             raise refusals.no_start_request(agent, record.agent.last_error)
         if held := self._held(town, agent.agent):
@@ -224,11 +240,12 @@ class MemoryLeases(MemoryTowns):
         return False
 
     def _claim(
-        self, name: InstanceName, boot_id: str, agent: str
+        self, name: InstanceName, boot_id: str, agent: str, *, renew: bool = False
     ) -> tuple[Agent, bool]:
         town = self._town(name.town)
         record, old = town.records[agent], town.leases.get(agent)
-        if self._mine(town, agent, name, boot_id):
+        mine = self._mine(town, agent, name, boot_id)
+        if mine and not renew:
             return self._shown(town, record), False
         epoch = town.epochs[agent] = town.epochs.get(agent, 0) + 1
         town.leases[agent] = Lease(
@@ -238,7 +255,7 @@ class MemoryLeases(MemoryTowns):
         town.free.pop(agent, None)
         record.agent = replace(record.agent, state=State.ACTIVE, end_reason="")
         self._touch(town, record)
-        return self._shown(town, record), bool(old and old.instance)
+        return self._shown(town, record), bool(old and old.instance and not mine)
 
     async def release(
         self, name: InstanceName, boot_id: str, releases: Sequence[Release]

@@ -158,15 +158,16 @@ class Actor:
             self._put_away(agent)
 
     async def _claim_some(self) -> None:
-        await self._claim(self._dice.sample(AGENTS, self._dice.randint(1, 2)))
+        named = self._dice.sample(AGENTS, self._dice.randint(1, 2))
+        await self._claim(named, renew=self._dice.random() < 0.2)
 
     async def _claim_all(self) -> None:
         await self._claim([])
 
-    async def _claim(self, named: list[str]) -> None:
+    async def _claim(self, named: list[str], *, renew: bool = False) -> None:
         begun_s, owner = self._game.now(), self._owner
         known = {agent: self._judge.begins(agent) for agent in AGENTS}
-        claims = await self._game.store.claim(*self._me, named)
+        claims = await self._game.store.claim(*self._me, named, renew=renew)
         ended_s = self._game.now()
         for agent, _ in claims:
             name, lease = agent.name.agent, agent.lease

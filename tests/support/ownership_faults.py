@@ -39,6 +39,11 @@ FAULTS: Final[dict[str, Plant]] = {
     "a claim by name looks for no holder": script(
         "claim_agents", "if holder(leases[i]) then", "if nil then"
     ),
+    "a renewal looks for no holder": script(
+        "claim_agents",
+        "if not mine(leases[i]) then",
+        "if not mine(leases[i]) and not a.renew then",
+    ),
     "a claim of all looks for no holder": script(
         "claim_agents", "elseif holder(lease) or meta", "elseif meta"
     ),

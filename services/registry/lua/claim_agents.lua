@@ -3,9 +3,8 @@ local instance = read(INSTANCES, a.slot)
 local refusal = not_the_boot(instance, a.boot)
 if refusal then return refusal end
 local drain = active_drain()
-if drain and drain.bound[a.slot] == a.boot then
-  return refuse('DRAINING', {nonce = drain.nonce})
-end
+local drains = drain and drain.bound[a.slot] == a.boot
+if drains and not a.renew then return refuse('DRAINING', {nonce = drain.nonce}) end
 -- Whoever claims is there.
 renew(a.slot, instance)
 
@@ -21,7 +20,8 @@ local function take(agent, meta, lease)
   meta.state, meta.end_reason, meta.listed = 'active', '', -1
   save(agent, meta)
   redis.call('ZREM', FREE, agent)
-  return {record(agent, meta), lease and lease.instance ~= '' and 1 or 0}
+  local won = lease and lease.instance ~= '' and not mine(lease)
+  return {record(agent, meta), won and 1 or 0}
 end
 
 local claims = {}
@@ -32,6 +32,7 @@ if #a.agents > 0 then
     metas[i], leases[i] = read(AGENTS, agent), read(LEASES, agent)
     if not metas[i] then return refuse('AGENT_NOT_FOUND', {agent = agent}) end
     if not mine(leases[i]) then
+      if drains then return refuse('DRAINING', {nonce = drain.nonce}) end
       if not metas[i].claimable then
         return refuse('NO_START_REQUEST', {agent = agent, why = metas[i].last_error})
       end
@@ -42,7 +43,7 @@ if #a.agents > 0 then
     end
   end
   for i, agent in ipairs(a.agents) do
-    if mine(leases[i]) then
+    if mine(leases[i]) and not a.renew then
       claims[i] = {record(agent, metas[i]), 0}
     else
       claims[i] = take(agent, metas[i], leases[i])
@@ -56,8 +57,8 @@ local mates, me, by_boot = {}, nil, {}
 local raw = redis.call('HGETALL', INSTANCES)
 for i = 1, #raw, 2 do
   local slot, found = raw[i], cjson.decode(raw[i + 1])
-  local drains = found.leaving or (drain and drain.bound[slot] == found.boot)
-  if alive(found) and (slot == a.slot or not drains) then
+  local ends = found.leaving or (drain and drain.bound[slot] == found.boot)
+  if alive(found) and (slot == a.slot or not ends) then
     local limited = found.capacity > 0
     local mate = {
       slot = slot, sequence = found.sequence, count = 0,

@@ -178,10 +178,18 @@ class Model(RuleBasedStateMachine):
         name = InstanceName(TOWN, slot)
         self.both(lambda s: s.heartbeat(name, boot, [run], leaving=leaving))
 
-    @rule(slot=slots, boot=boots, named=st.lists(agents, unique=True), n=epochs)
-    def claim(self, slot: str, boot: str, named: list[str], n: int) -> None:
-        name = InstanceName(TOWN, slot)
-        self.both(lambda s: s.claim(name, boot, named, n))
+    @rule(
+        slot=slots,
+        boot=boots,
+        named=st.lists(agents, unique=True),
+        n=epochs,
+        renew=st.booleans(),
+    )
+    def claim(
+        self, slot: str, boot: str, named: list[str], n: int, renew: bool
+    ) -> None:
+        name, renew = InstanceName(TOWN, slot), renew and bool(named)
+        self.both(lambda s: s.claim(name, boot, named, n, renew=renew))
 
     @rule(
         slot=slots,
