@@ -35,6 +35,7 @@ from services.supervisor.heartbeat import Heartbeat
 from services.supervisor.hydrate import Hydrator
 from services.supervisor.ledger import Ledger
 from services.supervisor.metrics import shown
+from services.supervisor.places import Places
 from services.supervisor.policy import POLICY
 from services.supervisor.registry_client import RegistryClient
 from services.supervisor.roster import Roster
@@ -129,25 +130,24 @@ def _surroundings(settings: Settings, identity: Identity) -> Surroundings:
     token, clock = StaticToken(settings.container_token), SystemClock()
     ledger = Ledger(settings.data_dir / "ledger")
     runtimes = make_runtimes(settings)
-    around = Surroundings(
+    hydrator = Hydrator(
+        snapshots=SnapshotsClient(settings.snapshots, token, identity, settings.tls),
+        runtimes=runtimes,
+        ledger=ledger,
+        clock=clock,
+        places=partial(Places.of, settings.data_dir),
+        prepare_workspace=workspace_maker(settings.data_dir / "workspaces"),
+    )
+    return Surroundings(
         identity=identity,
         data_dir=settings.data_dir,
         clock=clock,
         events=EventLog(identity.boot_id, clock),
         ledger=ledger,
         registry=RegistryClient(settings.registry, token, identity, settings.tls),
-        hydrator=None,  # type: ignore[arg-type]
+        hydrator=hydrator,
         runtimes=runtimes,
     )
-    around.hydrator = Hydrator(
-        snapshots=SnapshotsClient(settings.snapshots, token, identity, settings.tls),
-        runtimes=runtimes,
-        ledger=ledger,
-        clock=clock,
-        places=around.places,
-        prepare_workspace=workspace_maker(settings.data_dir / "workspaces"),
-    )
-    return around
 
 
 def _end_if_failed(task: asyncio.Task[None]) -> None:

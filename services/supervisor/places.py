@@ -8,8 +8,9 @@ import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
+from services.chassis.names import AgentName
 from services.segments.disk import sync_folder
 
 RECORD_VERSION: Final = 1
@@ -34,6 +35,11 @@ class Places:
     """The directories of one agent. All absolute, owner-only, and of this agent."""
 
     root: Path  # D/agents/{agent}
+
+    @classmethod
+    def of(cls, data_dir: Path, name: AgentName) -> Self:
+        """Those of an agent of this supervisor."""
+        return cls(data_dir / "agents" / name.agent)
 
     @property
     def home(self) -> Path:

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import structlog
 
@@ -16,16 +15,13 @@ from services.chassis.names import AgentName
 from services.supervisor.credential import Credential
 from services.supervisor.errand import report_failure
 from services.supervisor.events import EventLog
+from services.supervisor.hydrate import Hydrator
 from services.supervisor.ledger import Ledger
 from services.supervisor.places import Places
 from services.supervisor.registry_client import RegistryClient
 from services.supervisor.run import Run
 from services.supervisor.runtime import Runtime
 from services.supervisor.specs import Claim, Identity
-
-if TYPE_CHECKING:
-    from services.supervisor.hydrate import Hydrator
-
 
 log = structlog.get_logger()
 

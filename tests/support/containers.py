@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from services.chassis.clock import SystemClock
@@ -11,6 +12,7 @@ from services.supervisor.agent import Agent
 from services.supervisor.events import EventLog
 from services.supervisor.hydrate import Hydrator
 from services.supervisor.ledger import Ledger
+from services.supervisor.places import Places
 from services.supervisor.specs import AgentSpec, Identity
 from services.supervisor.surroundings import Surroundings
 from tests.fakes.registry_client import FakeRegistry
@@ -58,26 +60,25 @@ class World:
         disk = self.tmp_path / f"container-{self.containers}"
         clock = SystemClock()
         ledger = Ledger(disk / "ledger")
-        around = Surroundings(
+        hydrator = Hydrator(
+            snapshots=self.snapshots,  # type: ignore[arg-type]
+            runtimes={"exec": self.runtime},
+            ledger=ledger,
+            clock=clock,
+            places=partial(Places.of, disk),
+            prepare_workspace=self._workspace,
+        )
+        self.registry.held.clear()
+        return Surroundings(
             identity=Identity("t", "slot", f"boot-{self.containers}"),
             data_dir=disk,
             clock=clock,
             events=EventLog("boot", clock),
             ledger=ledger,
             registry=self.registry,  # type: ignore[arg-type]
-            hydrator=None,  # type: ignore[arg-type]
+            hydrator=hydrator,
             runtimes={"exec": self.runtime},
         )
-        around.hydrator = Hydrator(
-            snapshots=self.snapshots,  # type: ignore[arg-type]
-            runtimes={"exec": self.runtime},
-            ledger=ledger,
-            clock=clock,
-            places=around.places,
-            prepare_workspace=self._workspace,
-        )
-        self.registry.held.clear()
-        return around
 
     async def _workspace(self, name: AgentName, spec: AgentSpec) -> Path:
         return self.tmp_path
