@@ -84,7 +84,7 @@ async def serve(settings: Settings) -> None:
         )
         interval_s, claims = await _register(around, register)
         await _end_strangers(around, claims)
-        freezer = Freezer(settings.town, around.ledger, around.events)
+        freezer = Freezer(settings.town, around.ledger, around.events, around.may_start)
         heart = Heartbeat(
             *(around, roster, register, interval_s, replaced),
             freezer=freezer if settings.freezes else None,

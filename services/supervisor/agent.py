@@ -260,6 +260,7 @@ class Agent(Holding):
     async def _restart(self, claim: Claim, crashes: Crashes) -> None:
         while True:
             await asyncio.sleep(backoff_s(max(crashes.count, self.failed_starts, 1)))
+            await self._around.may_start.wait()
             async with self._lock:
                 if not self._errand.current:
                     return

@@ -32,10 +32,13 @@ _ROUNDS_MAX: Final = 20
 class Freezer:
     """Knows until when the leases are good, and whom it has stopped."""
 
-    def __init__(self, town: str, ledger: Ledger, events: EventLog) -> None:
+    def __init__(
+        self, town: str, ledger: Ledger, events: EventLog, may_start: asyncio.Event
+    ) -> None:
         self._town = town
         self._ledger = ledger
         self._events = events
+        self._may_start = may_start
         self._good_until: float | None = None  # on the loop's clock; None: for ever
         self._renewed = asyncio.Event()
         self._stopped: set[ProcessIdentity] = set()
@@ -50,6 +53,7 @@ class Freezer:
         alone = living <= 1
         self._good_until = None if alone else sent_at + FREEZE_AT * ttl_s
         self._renewed.set()
+        self._may_start.set()
         async with self._busy:
             if not self._stopped:
                 return
@@ -80,6 +84,7 @@ class Freezer:
                 continue
 
     async def _freeze(self) -> None:
+        self._may_start.clear()
         async with self._busy:
             for _ in range(_ROUNDS_MAX):
                 found = await asyncio.to_thread(self._ledger.processes, self._town)

@@ -38,13 +38,18 @@ class Surroundings:
     registry: RegistryClient
     hydrator: Hydrator
     runtimes: Mapping[str, Runtime]
+    # Clear while our leases may be others': what has ended then stays ended.
+    may_start: asyncio.Event = field(default_factory=asyncio.Event)
     # Releases that the registry did not hear; the heartbeat tells them again.
     unreleased: dict[AgentName, tuple[int, str, bool]] = field(default_factory=dict)
     _kept: set[asyncio.Task[None]] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        self.may_start.set()
+
     def places(self, name: AgentName) -> Places:
         """Where the agent's files lie."""
-        return Places(self.data_dir / "agents" / name.agent)
+        return Places.of(self.data_dir, name)
 
     def credential(self, run: Run) -> Credential:
         """The token of a run, from its start to its end."""

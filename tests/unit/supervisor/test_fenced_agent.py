@@ -1,7 +1,8 @@
-"""The snapshot service refuses a run's epoch: another's lease, or its own memory."""
+"""A run whose lease is in doubt: its epoch is refused, or the registry is away."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
@@ -234,3 +235,29 @@ async def test_an_end_stays_an_end(world: World, way: str) -> None:
     assert 2 == len(world.snapshots.generations)
     assert first.epoch + 1 == world.snapshots.uploads[-1].epoch
     assert [] == asides(world)
+
+
+async def test_a_crash_while_others_may_have_the_agent_restarts_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tree stands still; whatever ends then comes back when the lease is sure."""
+    tries = asyncio.Event()
+
+    def backoff_s(failures: int) -> float:
+        tries.set()
+        return 0.0
+
+    monkeypatch.setattr("services.supervisor.agent.backoff_s", backoff_s)
+    agent = await world.boot()
+    await agent.start()
+    agent._around.may_start.clear()
+
+    world.runtime.handle.die(signal=9)
+    await tries.wait()
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert 1 == len(world.runtime.handles)
+
+    agent._around.may_start.set()
+    await wait_until(lambda: 2 == len(world.runtime.handles))
+    await agent.stop(1.0)
