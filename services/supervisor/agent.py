@@ -36,8 +36,6 @@ from services.supervisor.specs import Claim
 log = structlog.get_logger()
 
 STOP_GRACE_S: Final = 10.0
-# A stop answers SAVE_PENDING after this; the save itself goes on.
-LAST_SAVE_S: Final = 30.0
 
 
 class Agent(Holding):
@@ -70,7 +68,8 @@ class Agent(Holding):
         waits for its turn to be brought back.
 
         Raises SAVE_PENDING when the store does not take the state in time: then the
-        lease stays and the save goes on.
+        lease stays and the save goes on. Raises SERVICE_UNAVAILABLE when the registry
+        does not hear of it.
         """
         async with self._lock:
             if self.run is None:
@@ -78,8 +77,10 @@ class Agent(Holding):
             await self._halt(grace_s, "stopped")
             if self._claim is None and (waits or self.run.state is not State.EXITED):
                 await self._take_to_end()
+            await self._save_rest("stopped")
             await self._release("stopped")
             self._exited("stopped")
+            await self._tell_end()
             return self.run
 
     async def leave(self, grace_s: float) -> None:
@@ -87,8 +88,9 @@ class Agent(Holding):
         async with self._lock:
             await self._halt(grace_s, "", patient=True)
             if self._claim is None and self.run and self.run.state is State.BACKOFF:
-                # Given back between two leases, for nobody: it must go on elsewhere.
+                # Between two leases it is nobody's: it must go on elsewhere.
                 await self._take_to_end()
+            await self._save_rest("", patient=True)
             await self._release("")
             if self.run is not None:
                 self._exited("evicted")
@@ -175,6 +177,7 @@ class Agent(Holding):
     async def _begin(self, claim: Claim, crashes: Crashes) -> Run:
         around = self._around
         self._claim, self._ending, self.taken = claim, None, claim.epoch
+        self._cut_short = False
         run_id, now = uuid.uuid4().hex, around.clock.now()
         self.run = run = Run(self.name, run_id, claim.spec.role, claim.epoch, now)
         told = self._told(claim)
@@ -233,7 +236,7 @@ class Agent(Holding):
         await live.end()
         self._live = None
         run.move(State.SAVING)
-        saved = await last_save(live.saver, LAST_SAVE_S)
+        saved = await last_save(live.saver)
         around = self._around
         if report.completed and claim.spec.runtime == "exec":
             if not saved:
@@ -319,32 +322,18 @@ class Agent(Holding):
             if report.survivors:
                 live.run.error = f"processes {report.survivors} would not die"
             live.run.move(State.SAVING)
-        if self._saver is None:
+        await self._save_last(end_reason, patient=patient)
+
+    async def _save_rest(self, end_reason: str, *, patient: bool = False) -> None:
+        """What lay on disk unsaved when the end came between two leases."""
+        claim = self._claim
+        if claim is None or not self._cut_short:
             return
-        if not await last_save(self._saver, LAST_SAVE_S, patient=patient):
-            self._save_then_release(end_reason)
-            raise ServiceError(
-                Reason.SAVE_PENDING,
-                f"cannot finish the stop of {self.name}: its process is gone and its"
-                " last state waits for the snapshot service; the save goes on",
-                agent=self.name,
-            )
-        await self._close_saver()
-
-    def _save_then_release(self, end_reason: str) -> None:
-        self._ending = end_reason
-        self._errand.begin(self._saved_out(end_reason))
-
-    async def _saved_out(self, end_reason: str) -> None:
-        failures = 0
-        while True:
-            async with self._lock:
-                if not self._errand.current:
-                    return
-                if self._saver is None or await last_save(self._saver, LAST_SAVE_S):
-                    await self._close_saver()
-                    await self._release(end_reason)
-                    self._exited(end_reason or "evicted")
-                    return
-            failures += 1
-            await asyncio.sleep(backoff_s(failures))
+        try:
+            hydrated = await self._around.hydrator.hydrate(claim, "end", crashed=False)
+        except ServiceError:
+            self._claim = None  # the next try takes the epoch after this one
+            raise
+        self._hold(hydrated.saver, claim.epoch)
+        self._cut_short = False
+        await self._save_last(end_reason, patient=patient)

@@ -10,10 +10,10 @@ from typing import Final, TypeAlias
 
 import structlog
 
-from services.chassis.errors import ServiceError
+from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName
 from services.supervisor.errand import Errand
-from services.supervisor.live import LiveRun
+from services.supervisor.live import LiveRun, last_save
 from services.supervisor.output import OutputBuffer
 from services.supervisor.registry_client import Evidence
 from services.supervisor.run import Run, State, backoff_s
@@ -45,6 +45,7 @@ class Holding:
         self._saver: Saver | None = None  # stays after the process until all is saved
         self._errand = Errand(str(name))
         self._ending: str | None = None  # why, while an end waits for its last save
+        self._cut_short = False  # waits for its next lease; what is on disk is unsaved
         self._models: tuple[str, str] | None = None  # given since the start
 
     @property
@@ -88,11 +89,27 @@ class Holding:
                 self._claim, end_reason, wait_for_boot=wait_for_boot
             )
         self._claim = self._ending = None
+        self._cut_short = False
+
+    async def _tell_end(self) -> None:
+        """An end that the registry has not heard is none: another boot of this slot
+        would start the agent."""
+        try:
+            await self._around.tell_release(self.name)
+        except ServiceError as error:
+            raise ServiceError(
+                Reason.SERVICE_UNAVAILABLE,
+                f"cannot tell the registry that {self.name} was stopped"
+                f" ({error.message}): it has ended and is saved; it is told when it is"
+                " back, or ask again",
+                agent=self.name,
+            ) from error
 
     async def _lose(self, why: str) -> None:
         log.error("agent.lease_lost", agent=str(self.name), why=why)
         saver = await self._end_at_once()
         self._claim = self._ending = None
+        self._cut_short = False
         if saver is not None and saver.database is not None:
             places = self._around.places(self.name)
             places.set_aside(saver.database, "fenced")
@@ -114,7 +131,10 @@ class Holding:
     async def _take(self) -> Claim:
         # A release that is still to be told would end the run that now begins.
         await self._around.tell_release(self.name)
-        claim = (await self._around.registry.claim([self.name]))[0]
+        return await self._claimed(renew=self._cut_short)
+
+    async def _claimed(self, *, renew: bool) -> Claim:
+        claim = (await self._around.registry.claim([self.name], renew=renew))[0]
         self.taken = claim.epoch
         return claim
 
@@ -147,19 +167,19 @@ class Holding:
             await go_on(None)
             return
         try:
-            renewed = await self._next_lease(claim.epoch)
+            renewed = await self._next_lease()
         except ServiceError as error:
-            # It may be nobody's now: nothing runs until it is ours again, and no
-            # heartbeat may show it, to hear that it is lost.
+            # It may have been renewed: nothing runs until that is known, and no
+            # heartbeat may show the old one, to hear that it is lost.
             await self._end_at_once()
-            self._claim = None
+            self._claim, self._cut_short = None, True
             if self.run is not None:
                 self.run.error, self.run.state = error.message, State.BACKOFF
-            self._errand.begin(self._wait_for_lease(claim.epoch, go_on))
+            self._errand.begin(self._wait_for_lease(go_on))
             return
         await go_on(renewed)
 
-    async def _wait_for_lease(self, epoch: int, go_on: GoOn) -> None:
+    async def _wait_for_lease(self, go_on: GoOn) -> None:
         """The lock is free between the tries: a stop ends them."""
         failures = 0
         while True:
@@ -167,27 +187,52 @@ class Holding:
             await asyncio.sleep(backoff_s(failures))
             async with self._lock:
                 try:
-                    renewed = await self._next_lease(epoch)
+                    renewed = await self._next_lease()
                 except ServiceError:
                     continue
                 await go_on(renewed)
                 return
 
-    async def _next_lease(self, epoch: int) -> Claim | None:
-        """Gives this one back for it; None if it is another's. Raises what is passing;
-        may be repeated."""
-        registry = self._around.registry
+    async def _next_lease(self) -> Claim | None:
+        """None if it is another's. Raises what is passing; may be repeated."""
         try:
-            # Not to be had by others in between.
-            await registry.release(self.name, epoch, wait_for_boot=True)
-            claim = (await registry.claim([self.name]))[0]
-            self.taken = claim.epoch
-            return claim
+            return await self._claimed(renew=True)
         except ServiceError as error:
             log.warning("agent.claim_failed", agent=str(self.name), why=error.message)
             if error.code.name in _PASSING:
                 raise
             return None
+
+    async def _save_last(self, end_reason: str, *, patient: bool) -> None:
+        if self._saver is None:
+            return
+        if not await last_save(self._saver, patient=patient):
+            self._save_then_release(end_reason)
+            raise ServiceError(
+                Reason.SAVE_PENDING,
+                f"cannot finish the stop of {self.name}: its process is gone and its"
+                " last state waits for the snapshot service; the save goes on",
+                agent=self.name,
+            )
+        await self._close_saver()
+
+    def _save_then_release(self, end_reason: str) -> None:
+        self._ending = end_reason
+        self._errand.begin(self._saved_out(end_reason))
+
+    async def _saved_out(self, end_reason: str) -> None:
+        failures = 0
+        while True:
+            async with self._lock:
+                if not self._errand.current:
+                    return
+                if self._saver is None or await last_save(self._saver):
+                    await self._close_saver()
+                    await self._release(end_reason)
+                    self._exited(end_reason or "evicted")
+                    return
+            failures += 1
+            await asyncio.sleep(backoff_s(failures))
 
     def _exited(self, reason: str) -> None:
         run = self.run

@@ -35,6 +35,8 @@ log = structlog.get_logger()
 
 # Somebody waits for this save with an agent that does not run.
 SAVE_AGAIN_S: Final = 1.0
+# A stop answers SAVE_PENDING after this; the save itself goes on.
+LAST_SAVE_S: Final = 30.0
 # What a store that is away says, and one that does not answer.
 _PASSING: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED"})
 
@@ -175,11 +177,11 @@ class LiveRun:
             self._delivery.turn_closed(event.message_id, reason)
 
 
-async def last_save(saver: Saver, timeout_s: float, *, patient: bool = False) -> bool:
+async def last_save(saver: Saver, *, patient: bool = False) -> bool:
     """Saves what a process left on disk; False when the store would not take it, at
-    once or, when the caller is patient, within the time."""
+    once or, when the caller is patient, in LAST_SAVE_S."""
     try:
-        async with asyncio.timeout(timeout_s):
+        async with asyncio.timeout(LAST_SAVE_S):
             while True:
                 try:
                     await saver.save()

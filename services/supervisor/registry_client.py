@@ -168,14 +168,18 @@ class RegistryClient:
                 return list(claims.values())
             claims |= more
 
-    async def claim(self, agents: Iterable[AgentName] = ()) -> list[Claim]:
-        """Leases of the named agents, or of some that are claimable."""
+    async def claim(
+        self, agents: Iterable[AgentName] = (), *, renew: bool = False
+    ) -> list[Claim]:
+        """Leases of the named agents, or of some that are claimable; `renew`: those of
+        the named that are ours under their next epoch."""
         with rpc_errors():
             reply = await self._stub.ClaimAgents(
                 pb.ClaimAgentsRequest(
                     instance=self._identity.instance,
                     boot_id=self._identity.boot_id,
                     agents=[str(name) for name in agents],
+                    renew=renew,
                 )
             )
         return [claim_from_proto(claim) for claim in reply.claims]

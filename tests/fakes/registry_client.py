@@ -61,13 +61,15 @@ class FakeRegistry:
     def _is_of(self, run: Evidence) -> bool:
         return run.agent in self.held and run.epoch == self.epochs[run.agent]
 
-    async def claim(self, agents: Iterable[AgentName] = ()) -> list[Claim]:
+    async def claim(
+        self, agents: Iterable[AgentName] = (), *, renew: bool = False
+    ) -> list[Claim]:
         names = list(agents) or [n for n in self.specs if n not in self.ended]
         self.claims += 1
         for name in names:
             if name not in self.specs:
                 raise ServiceError(Reason.AGENT_NOT_FOUND, f"cannot find {name}")
-            if name not in self.held:
+            if renew or name not in self.held:
                 self.epochs[name] = self.epochs.get(name, 0) + 1
                 self.held.add(name)
                 self.ended.pop(name, None)

@@ -262,7 +262,7 @@ async def test_who_leaves_with_a_save_pending_ends_no_agent(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The store comes back while the container ends: the agent must run elsewhere."""
-    monkeypatch.setattr("services.supervisor.agent.LAST_SAVE_S", 0.05)
+    monkeypatch.setattr("services.supervisor.live.LAST_SAVE_S", 0.05)
     monkeypatch.setattr("services.supervisor.agent.backoff_s", lambda failures: 0.0)
     agent = await world.boot()
     await agent.start()
@@ -320,7 +320,8 @@ async def test_a_release_that_was_not_heard_does_not_end_the_next_run(
     roster = Roster(around)
     await roster.start(NAME)
     world.registry.deaf = True
-    await roster.stop(NAME, 1.0)
+    with pytest.raises(ServiceError, match="ended and is saved"):
+        await roster.stop(NAME, 1.0)
     world.registry.deaf = False
 
     run = await roster.start(NAME)

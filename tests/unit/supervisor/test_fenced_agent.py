@@ -126,18 +126,20 @@ async def test_epochs_that_are_far_ahead_are_reached(
 def away_between_two_leases(
     world: World, tries: int, then: Reason | None = None, epoch: int = 1
 ) -> None:
-    """The registry takes the lease of this epoch back, and does not answer so many
-    claims; the one after those it answers, or refuses."""
+    """The registry does not answer so many claims under this epoch; the one after those
+    it answers, or refuses."""
     claim, left = world.registry.claim, tries
 
-    async def claimed(agents: Iterable[AgentName] = ()) -> list[Claim]:
+    async def claimed(
+        agents: Iterable[AgentName] = (), *, renew: bool = False
+    ) -> list[Claim]:
         nonlocal left
         if left and world.registry.epochs[NAME] == epoch:
             left -= 1
             raise ServiceError(Reason.SERVICE_UNAVAILABLE, "cannot reach the registry")
         if then is not None:
             raise ServiceError(then, "cannot claim")
-        return await claim(agents)
+        return await claim(agents, renew=renew)
 
     world.registry.claim = claimed  # type: ignore[method-assign]
 
@@ -201,9 +203,10 @@ async def test_another_may_have_it_by_then(world: World) -> None:
 
 
 async def test_a_stop_ends_the_waiting(world: World) -> None:
-    """It needs no registry to end the process, and the intent when that is back."""
+    """It needs no registry to end the process; when that is back the intent ends too,
+    and what was not saved yet is, under the next epoch."""
     agent = await world.boot()
-    await fenced(world, agent)
+    first = await fenced(world, agent)
     claim = world.registry.claim
     away_between_two_leases(world, 2)
     with pytest.raises(ServiceError):
@@ -216,6 +219,8 @@ async def test_a_stop_ends_the_waiting(world: World) -> None:
     run = await agent.stop(0.1)
 
     assert ({NAME: "stopped"}, State.EXITED) == (world.registry.ended, run.state)
+    assert 2 == len(world.snapshots.generations)
+    assert first.epoch + 1 == world.snapshots.uploads[-1].epoch
     assert (True, 1) == (world.runtime.handle.ended, len(world.runtime.handles))
 
 

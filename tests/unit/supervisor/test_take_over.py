@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.chassis.errors import ServiceError
+from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName
 from services.supervisor.heartbeat import Heartbeat
 from services.supervisor.roster import Roster
@@ -214,3 +214,21 @@ async def test_a_start_that_failed_is_nobody_elses_to_try(
         await roster.start(NAME)
 
     assert {NAME} == world.registry.waiting_for_boot
+
+
+async def test_a_stop_is_one_when_the_registry_has_heard(
+    world: World, roster: Roster
+) -> None:
+    """Another boot of the slot would start the agent else; asked again, it is told."""
+    await roster.start(NAME)
+    world.registry.deaf = True
+    for _ in range(2):
+        with pytest.raises(ServiceError) as refused:
+            await roster.stop(NAME, 1.0)
+        assert Reason.SERVICE_UNAVAILABLE is refused.value.reason
+    world.registry.deaf = False
+
+    run = await roster.stop(NAME, 1.0)
+
+    assert ({NAME: "stopped"}, set()) == (world.registry.ended, world.registry.held)
+    assert State.EXITED == run.state
