@@ -65,7 +65,9 @@ REPLICAS_LIMIT_S: Final = 2.0
 REQUESTS_KEPT_S: Final = 24 * 3600.0
 
 # Files of the folder that are no script on a town.
-_APART: Final = frozenset({"prelude", "serve", "revoke", "read_revocations"})
+_APART: Final = frozenset(
+    {"prelude", "serve", "revocations", "revoke", "read_revocations"}
+)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _log = structlog.get_logger(__name__)
 

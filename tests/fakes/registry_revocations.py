@@ -70,7 +70,7 @@ class MemoryRevocations(MemoryTowns):
     ) -> None:
         self._check()
         found = self._all_lists().setdefault(name.town, _List())
-        found.forget(self._now())
+        news = found.forget(self._now())
         until = self._now() + kept_for
         if old := found.current.get(name.agent):
             if old[1] > epoch:
@@ -79,8 +79,10 @@ class MemoryRevocations(MemoryTowns):
                 until = max(until, old[2])
             else:
                 found.runs[f"{name.agent}/{old[0]}"] = old[2]
+                news = True
         found.current[name.agent] = (run, epoch, until)
-        self._changed(found)
+        if news:
+            self._changed(found)
 
     async def revocations(self, since: int = 0) -> News:
         self._check()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Protocol
+from typing import Any, Protocol
 
 from services.chassis.redis_pool import Store
-from services.registry.redis_revocations import KEYS as REVOCATION_KEYS
+from services.registry.redis_revocations import PREFIX as REVOCATIONS
 from services.registry.redis_town import STORE_KEY, TOWN_KEYS, town_keys
 from tests.support.clock import ManualClock
 
@@ -65,17 +65,25 @@ class RedisTime:
 
     async def _revocations(self, seconds: float) -> None:
         older_ms = round(seconds * 1000)
-        lists, _, due, _ = REVOCATION_KEYS
-        for town, raw in (await self._store.hgetall(lists)).items():
+        for kind in ("tokens", "runs"):
+            for key in await self._store.keys(f"{REVOCATIONS}revoked_{kind}:*"):
+                for field in await self._store.execute_command("HKEYS", key):
+                    await self._store.hincrby(key, field.decode(), -older_ms)
+        generations = f"{REVOCATIONS}revoked_generations"
+        for town, raw in (await self._store.hgetall(generations)).items():
             value = json.loads(raw)
             value["forget"] -= older_ms
-            for kind in ("tokens", "runs"):
-                value[kind] = {id: at - older_ms for id, at in value[kind].items()}
-            for run in value["current"].values():
-                run["forget"] -= older_ms
-            await self._store.hset(lists, town, json.dumps(value))
-        for town in await self._store.execute_command("ZRANGE", due, 0, -1):
-            await self._store.execute_command("ZINCRBY", due, -older_ms, town)
+            await self._store.hset(generations, town, json.dumps(value))
+        for name in ("revoked_due", "current_runs_due"):
+            due = REVOCATIONS + name
+            for town in await self._store.execute_command("ZRANGE", due, 0, -1):
+                await self._store.execute_command("ZINCRBY", due, -older_ms, town)
+        for key in await self._store.keys(f"{REVOCATIONS}current_runs:*"):
+            runs: dict[Any, Any] = await self._store.hgetall(key)
+            for agent, raw in runs.items():
+                epoch, until, run = raw.decode().split(" ")
+                older = f"{epoch} {int(until) - older_ms} {run}"
+                await self._store.hset(key, agent, older)
 
     async def _hash(self, name: str, times: tuple[str, ...], seconds: float) -> None:
         key = self._keys[name]

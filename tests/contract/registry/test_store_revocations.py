@@ -148,6 +148,16 @@ def _stores():
 
 
 class TestRuns:
+    async def test_a_run_that_begins_is_no_news(self, store):
+        """Else all would be told of each, where thousands start at once."""
+        await store.revoke(FOREIGN_TOWN, Revocation(("a",)))
+        heard = await store.revocations()
+
+        for _ in ("the first token", "a fresh one"):
+            await store.begin_run(MAYOR, 1, "run-1", HOUR)
+
+        assert {} == (await store.revocations(heard.revision)).towns
+
     async def test_a_run_that_is_replaced_is_revoked(self, store):
         """Once, and for as long as tokens of it live."""
         await store.begin_run(MAYOR, 1, "run-1", HOUR)
