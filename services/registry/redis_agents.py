@@ -17,7 +17,7 @@ from services.registry.redis_town import RedisTown
 from services.registry.redis_values import texts
 from services.registry.reports import KINDS
 from services.registry.specs import AgentSpec, Role
-from services.registry.store import ANSWER_BYTES_MAX
+from services.registry.store import RECORDS_BYTES_MAX
 
 
 class RedisAgents:
@@ -75,7 +75,7 @@ class RedisAgents:
             limit=limit,
             state=state or "",
             role=role or "",
-            bytes_max=ANSWER_BYTES_MAX,
+            bytes_max=RECORDS_BYTES_MAX,
         )
         after_raw, found = answer.values
         agents = tuple(self._specs.listed(town, raw) for raw in found)

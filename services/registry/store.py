@@ -39,6 +39,8 @@ from services.registry.specs import AgentSpec, Role
 
 # An answer stays below this, so that it fits gRPC's 4 MiB with what is around it.
 ANSWER_BYTES_MAX = 3 * 1024 * 1024
+# Nor does a page of records take more than this, unless one alone does.
+RECORDS_BYTES_MAX = 1024 * 1024
 
 
 class AgentStore(Protocol):

@@ -10,7 +10,7 @@ from services.registry import refusals
 from services.registry.agents import TOWN_AGENTS_MAX, Agent, AgentPage, State
 from services.registry.entries import Entry
 from services.registry.specs import AgentSpec, Role
-from services.registry.store import ANSWER_BYTES_MAX
+from services.registry.store import RECORDS_BYTES_MAX
 from tests.fakes.registry_town import UNLISTED, MemoryTowns, Record, with_spec
 
 
@@ -77,7 +77,7 @@ class MemoryAgents(MemoryTowns):
                 continue
             # An entry is sent beside the spec that was read out of it.
             size_bytes += 2 * len(agent.entry_json.encode()) + 1024
-            if len(found) == limit or (found and size_bytes > ANSWER_BYTES_MAX):
+            if len(found) == limit or (found and size_bytes > RECORDS_BYTES_MAX):
                 return AgentPage(tuple(found), last)
             found.append(self._shown(self._town(town), record))
             last = member

@@ -9,7 +9,7 @@ from services.chassis.names import AgentName
 from services.registry.agents import State
 from services.registry.entries import spec_from_request
 from services.registry.leases import Evidence, Release
-from services.registry.store import ANSWER_BYTES_MAX, RegistryStore
+from services.registry.store import RECORDS_BYTES_MAX, RegistryStore
 from tests.support.registry_samples import (
     ADDRESS,
     BOOT,
@@ -52,8 +52,8 @@ async def test_entries_are_kept_word_for_word_and_in_order(store):
     assert spec_from_request(request("a")) == agent.spec
 
 
-async def test_an_answer_stays_below_the_size_of_a_message(store):
-    """Large entries make short pages, never a page too large to send."""
+async def test_a_page_stays_below_a_size(store):
+    """Large entries make short pages: beside its spec, none takes more than 1 MiB."""
     written = [entry_json(f"a-{n:02}", filling="x" * 250_000) for n in range(12)]
     await store.replace_agents(TOWN, entries(*written))
 
@@ -62,7 +62,7 @@ async def test_an_answer_stays_below_the_size_of_a_message(store):
     while not found or after:
         page = await store.list_agents(TOWN, after=after, limit=12)
         after, sizes = page.after, [len(agent.entry_json) for agent in page.agents]
-        assert 0 < sum(sizes) < ANSWER_BYTES_MAX / 2
+        assert 0 < sum(sizes) < RECORDS_BYTES_MAX / 2
         found += [agent.entry_json for agent in page.agents]
 
     assert written == found
