@@ -2,10 +2,15 @@
 -- record stands in the log once, at its last change. `since` is where the list began
 -- that a watch starts with: who was gone by then was never in it.
 
--- A town from before there was a log: each record knows when it last changed.
+-- A town's log begins with its first watch. What changed since there are logs stands in
+-- it already; of what is older, each record knows when it last changed.
 local log = redis.call('HGET', WATCH, 'log')
-if not log then
-  local raw = redis.call('HGETALL', AGENTS)
+local first = not log
+if first then
+  local raw = {}
+  if redis.call('ZCARD', CHANGES) < redis.call('HLEN', AGENTS) then
+    raw = redis.call('HGETALL', AGENTS)
+  end
   for i = 1, #raw, 2 do
     redis.call('ZADD', CHANGES, 'NX', cjson.decode(raw[i + 1]).revision, raw[i])
   end
@@ -26,7 +31,8 @@ end
 for slot, boot in pairs(lives) do turned = turned or seen[slot] ~= boot end
 for slot, boot in pairs(seen) do turned = turned or lives[slot] ~= boot end
 if turned then
-  raw = redis.call('HGETALL', LEASES)
+  -- Nobody was told anything before the first look.
+  raw = first and {} or redis.call('HGETALL', LEASES)
   for i = 1, #raw, 2 do
     local lease = cjson.decode(raw[i + 1])
     local was, is = seen[lease.instance] == lease.boot, lives[lease.instance] == lease.boot

@@ -15,8 +15,12 @@ from services.registry.changes import PAGE_BYTES_MAX, Changes
 from services.registry.redis_store import opened
 from services.registry.redis_town import TOWN_KEYS, Terms, channel, town_keys
 from services.registry.store import RegistryStore
+from tests.support.redis_commands import Commands
 from tests.support.redis_server import ValkeyProcess
 from tests.support.registry_samples import (
+    ADDRESS,
+    BOOT,
+    FIRST,
     OTHER_SPEC,
     SPEC,
     entries,
@@ -81,6 +85,21 @@ async def test_a_town_older_than_its_log_gets_one(redis, store):
     assert ["a-1", "a-0", "a-2"] == told(list(listed.steps))
     assert [2, 4, 5] == [step.position.revision for step in listed.steps]
     assert ["-a-1"] == told(list((await store.read_changes(TOWN, listed.end)).steps))
+
+
+async def test_a_first_watch_reads_nothing_of_a_town_whole(valkey, store):
+    """Its log was kept all along, and nobody was told yet who lives."""
+    for name in NAMES:
+        await store.register_agent(name, SPEC)
+    await store.register_instance(FIRST, BOOT, ADDRESS)
+    await store.claim(FIRST, BOOT)
+
+    with Commands(valkey) as seen:
+        listed = await store.read_changes(TOWN)
+
+    assert {*NAMES} == {step.name for step in listed.steps}
+    whole = {one.key for one in seen.whole_reads if one.entries}
+    assert {KEYS["instances"].decode()} == whole
 
 
 async def test_a_page_is_small_whatever_the_records_are(store):
