@@ -18,12 +18,33 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 -- Behind every place of a list: agents that were registered one by one.
 local UNLISTED = '~'
 
+-- What is true of most records, and therefore not stored.
+local USUAL = {
+  state = 'active', end_reason = '', generation = 0, failed_starts = 0, last_error = '',
+  place = UNLISTED, claimable = true, listed = -1, database = true,
+}
+
+local function filled(meta)
+  for name, usual in pairs(USUAL) do
+    if meta[name] == nil then meta[name] = usual end
+  end
+  return meta
+end
+
 local function read(key, field)
   local raw = redis.call('HGET', key, field)
-  return raw and cjson.decode(raw) or nil
+  local value = raw and cjson.decode(raw) or nil
+  return value and key == AGENTS and filled(value) or value
 end
 
 local function write(key, field, value)
+  if key == AGENTS then
+    local meta = value
+    value = {}
+    for name, each in pairs(meta) do
+      if each ~= USUAL[name] then value[name] = each end
+    end
+  end
   redis.call('HSET', key, field, cjson.encode(value))
 end
 
@@ -63,10 +84,7 @@ local function save(agent, meta)
 end
 
 local function new_meta()
-  return {
-    state = 'active', end_reason = '', generation = 0, failed_starts = 0,
-    last_error = '', created = now, place = UNLISTED, claimable = true, listed = -1,
-  }
+  return filled({created = now})
 end
 
 -- Puts an agent at its place in the order of lists.

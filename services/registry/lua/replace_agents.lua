@@ -9,11 +9,9 @@ if redis.call('HLEN', AGENTS) + new > a.agents_max then
 end
 
 local kept = {}
-local raw = redis.call('HGETALL', AGENTS)
-for i = 1, #raw, 2 do
-  local agent = raw[i]
+for _, agent in ipairs(redis.call('HKEYS', AGENTS)) do
   if not listed[agent] then
-    local meta = cjson.decode(raw[i + 1])
+    local meta = read(AGENTS, agent)
     local moved = meta.place ~= UNLISTED
     if moved then put(agent, meta, UNLISTED) end
     if meta.state == 'active' then
