@@ -21,7 +21,7 @@ AGAINST ?= $(shell git rev-parse -q --verify origin/main || git rev-parse -q --v
 RELEASED = $(shell git log -1 --format=%H -G'^version = ' -- pyproject.toml)^
 
 .DEFAULT_GOAL := help
-.PHONY: help setup protos demo test campaigns faults e2e kills losses fencing takeovers ownership valkey-kills storm sizes \
+.PHONY: help setup protos demo test campaigns faults e2e kills losses fencing takeovers ownership valkey-kills storm sizes crowd \
 	every-call histories bench lint format types breaking deploy-check lock clean
 
 help: ## list these targets
@@ -78,6 +78,9 @@ valkey-kills: setup ## SIGKILL Valkey under load again and again (ROUNDS=100 SEE
 
 sizes: setup ## how much a session of 10 GB and 100 streams take (SIZE_MB=10000 STREAMS=100)
 	$(BIN)/python -m tests.faults.size_campaign --size-mb $(or $(SIZE_MB),10000) --streams $(or $(STREAMS),100)
+
+crowd: setup ## what 100,000 agents take of Redis, and 5,000 of one town (AGENTS=100000 TOWNS=10000)
+	$(BIN)/python -m tests.faults.crowd_campaign --agents $(or $(AGENTS),100000) --towns $(or $(TOWNS),10000)
 
 every-call: setup ## a fault at every call of the snapshot service to its stores
 	ROUNDS=1 $(BIN)/python -m pytest -s tests/faults/snapshots/test_every_call.py $(ARGS)

@@ -21,11 +21,18 @@ class RegistryProcess:
     """Keeps its port over restarts, so that clients come back by themselves."""
 
     def __init__(
-        self, folder: Path, redis_url: str, tokens: Tokens, **environ: str
+        self,
+        folder: Path,
+        redis_url: str,
+        tokens: Tokens,
+        *,
+        module: str = "services.registry",
+        **environ: str,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         SealingKeys.create(tokens.folder)
         self.log = folder / "registry.log"
+        self.module = module
         self.environ = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'protos'}",
@@ -87,7 +94,7 @@ class RegistryProcess:
     def _spawn(self) -> subprocess.Popen[str]:
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "services.registry"],
+                [sys.executable, "-m", self.module],
                 cwd=ROOT,
                 env=self.environ,
                 stdout=subprocess.PIPE,
