@@ -11,10 +11,15 @@ from typing import Any, Final, TypeVar
 
 from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.asyncio.sentinel import (
+    MasterNotFoundError,
+    Sentinel,
+    SentinelConnectionPool,
+)
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from services.chassis.redis_url import Login, SentinelUrl
 
@@ -22,12 +27,40 @@ T = TypeVar("T")
 
 # Past one that is silent there must be time to ask the next, and the primary.
 SENTINEL_TIMEOUT_S: Final = 1.0
+_ADDRESS: Final = "SENTINEL GET-MASTER-ADDR-BY-NAME"
 # A second and a half at most, within what a caller waits for Redis.
 _AGAIN: Final = Retry(ExponentialWithJitterBackoff(cap=0.4, base=0.05), 5)
 
 
 class NotPrimaryError(RedisConnectionError):
     """The server that the Sentinels name is a replica, still or already."""
+
+
+class Sentinels(Sentinel):
+    """Asked for the address by name, as they want to be.
+
+    The client reads it from their list of services, which names the old primary until
+    the last replica follows the new one: by then the old one can be back, and calls
+    itself a primary for a while.
+    """
+
+    async def discover_master(self, service_name: str) -> tuple[str, int]:
+        """Host and port. Raises MasterNotFoundError, with what each of them said."""
+        said = []
+        for sentinel in list(self.sentinels):
+            client: Any = sentinel
+            try:
+                found = await client.execute_command(_ADDRESS, service_name)
+            except (RedisConnectionError, RedisTimeoutError) as error:
+                said.append(repr(error))
+                continue
+            if found:
+                # Next time the one that answered is asked first.
+                self.sentinels.remove(sentinel)
+                self.sentinels.insert(0, sentinel)
+                host, port = found
+                return str(host, "utf-8"), int(port)
+        raise MasterNotFoundError(f"no primary of {service_name}: {', '.join(said)}")
 
 
 class SentinelPool(SentinelConnectionPool, BlockingConnectionPool):
@@ -40,7 +73,7 @@ class SentinelPool(SentinelConnectionPool, BlockingConnectionPool):
 
 def sentinel_pool(url: SentinelUrl, **options: Any) -> SentinelPool:
     """Connections to the primary; the options are those of a pool and of each."""
-    sentinels: Any = Sentinel(  # type: ignore[no-untyped-call]
+    sentinels: Any = Sentinels(  # type: ignore[no-untyped-call]
         url.sentinels,
         sentinel_kwargs={
             **_words(url.sentinel_login),

@@ -22,7 +22,12 @@ from services.chassis.tasks import ended
 from services.registry.redis_hints import RedisHints
 from services.registry.redis_town import channel
 from tests.support.clock import ManualClock
-from tests.support.redis_sentinel import ValkeySentinels, follow, is_primary
+from tests.support.redis_sentinel import (
+    SERVICE,
+    ValkeySentinels,
+    follow,
+    is_primary,
+)
 from tests.support.redis_server import ValkeyProcess
 from tests.support.waiting import wait_until
 
@@ -117,6 +122,33 @@ class TestFailOver:
         stored = await counter.stored()
         assert stored >= counter.acknowledged > 2
         await wait_until(lambda: str(stored).encode() in old.command("GET", "n"))
+
+    async def test_one_that_is_back_before_the_end_is_not_believed(
+        self, sentinels: ValkeySentinels
+    ) -> None:
+        """Until the last replica follows the new primary, the list of the Sentinel that
+        leads has the old one in its place, which calls itself a primary again."""
+        old = sentinels.primary
+        old.kill()
+        await wait_until(
+            lambda: any(each.is_replacing for each in sentinels.sentinels), limit_s=20
+        )
+        leader = next(each for each in sentinels.sentinels if each.is_replacing)
+        new = next(
+            s for s in sentinels.servers if s.settings["port"] == leader.primary_port
+        )
+        [other] = [s for s in sentinels.servers if s not in (old, new)]
+        os.kill(other.pid, signal.SIGSTOP)
+        leader.command(*f"SENTINEL SET {SERVICE} down-after-milliseconds 60000".split())
+        old.start()
+        assert is_primary(old)
+
+        store = await connect(sentinels.url_of("", only=leader))
+        await store.set("k", "v")
+
+        assert leader.is_replacing
+        assert new.command("GET", "k").endswith(b"v\r\n")
+        await store.aclose()
 
     async def test_hints_are_heard_from_the_new_primary(
         self, sentinels: ValkeySentinels, store: Store

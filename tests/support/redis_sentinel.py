@@ -20,10 +20,11 @@ REPLICAS: Final = 2
 SENTINELS: Final = 3
 QUORUM: Final = 2
 SERVICE: Final = "town"
-# Not less: a Sentinel looks each second how far the replicas are of one that is down.
-DOWN_AFTER_MS: Final = 1000
+# Above the second in which a Sentinel looks how far the replicas of a dead primary are;
+# and long enough that a busy machine has none of them take a live one for dead.
+DOWN_AFTER_MS: Final = 2000
 # Half of what must lie between two fail-overs.
-FAILOVER_MS: Final = 3000
+FAILOVER_MS: Final = 4000
 SERVER: Final = {"bind": "127.0.0.1", "repl-diskless-sync-delay": "0"}
 # How often they speak to each other; four times that, and a server that calls itself a
 # primary beside another is made its replica.
@@ -76,6 +77,14 @@ sentinel failover-timeout {SERVICE} {FAILOVER_MS}
             and state.get("num-other-sentinels") == str(SENTINELS - 1)
         )
 
+    @property
+    def is_replacing(self) -> bool:
+        """Whether it leads a fail-over, and the new primary is one already."""
+        return (
+            "failover_in_progress" in self._state().get("flags", "")
+            and self._state().get("port") != self.primary_port
+        )
+
     def _state(self) -> dict[str, str]:
         answer = self.command("SENTINEL", "MASTER", SERVICE).decode()
         words = answer.split("\r\n")[2::2]
@@ -119,9 +128,12 @@ class ValkeySentinels:
     def url(self) -> str:
         return self.url_of("")
 
-    def url_of(self, login: str, options: str = "") -> str:
+    def url_of(
+        self, login: str, options: str = "", only: SentinelProcess | None = None
+    ) -> str:
         """With `user:password` for the servers, or none."""
-        ports = [each.settings["port"] for each in self.sentinels]
+        asked = [only] if only else self.sentinels
+        ports = [each.settings["port"] for each in asked]
         hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
         at = f"{login}@" if login else ""
         return f"redis+sentinel://{at}{hosts}/{SERVICE}{options}"
