@@ -8,6 +8,7 @@ hundred streams hold at most: two take a third less, and are as fast.
 from __future__ import annotations
 
 import ctypes
+import os
 from contextlib import suppress
 from typing import Final
 
@@ -17,6 +18,8 @@ HEAPS_MAX: Final = 2
 
 
 def keep_few_heaps() -> None:
-    """Call it first: heaps that exist already stay."""
+    """Call it first: heaps that exist already stay. An operator's own number counts."""
+    if "MALLOC_ARENA_MAX" in os.environ:
+        return
     with suppress(AttributeError):
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, HEAPS_MAX)

@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from services.chassis.errors import Reason, ServiceError
-from services.supervisor.holding import Holding
+from services.supervisor.ending import Ending
 from services.supervisor.live import LiveRun, last_save
 from services.supervisor.output import OutputBuffer
 from services.supervisor.redaction import hiding_secrets
@@ -38,7 +38,7 @@ log = structlog.get_logger()
 STOP_GRACE_S: Final = 10.0
 
 
-class Agent(Holding):
+class Agent(Ending):
     """The keeper of one agent."""
 
     async def start(self) -> Run:
@@ -67,17 +67,16 @@ class Agent(Holding):
         """Ends the process, saves its last state, gives the lease back; also one that
         waits for its turn to be brought back.
 
-        Raises SAVE_PENDING when the store does not take the state in time: then the
-        lease stays and the save goes on. Raises SERVICE_UNAVAILABLE when the registry
+        Raises SAVE_PENDING when the state cannot be saved in time: then the lease
+        stays and the save goes on. Raises SERVICE_UNAVAILABLE when the registry
         does not hear of it.
         """
         async with self._lock:
             if self.run is None:
                 raise no_run(self.name)
             await self._halt(grace_s, "stopped")
-            if self._claim is None and (waits or self.run.state is not State.EXITED):
-                await self._take_to_end()
-            await self._save_rest("stopped")
+            ours = waits or self.run.state is not State.EXITED
+            await self._save_rest("stopped", claims=ours and self._claim is None)
             await self._release("stopped")
             self._exited("stopped")
             await self._tell_end()
@@ -87,10 +86,10 @@ class Agent(Holding):
         """As `stop`, for a supervisor that ends: the agent must run elsewhere."""
         async with self._lock:
             await self._halt(grace_s, "", patient=True)
-            if self._claim is None and self.run and self.run.state is State.BACKOFF:
-                # Between two leases it is nobody's: it must go on elsewhere.
-                await self._take_to_end()
-            await self._save_rest("", patient=True)
+            # Nobody shows a lease that is in doubt, and it must go on elsewhere.
+            doubted = self.run is not None and self.run.state is State.BACKOFF
+            claims = doubted and self._claim is None
+            await self._save_rest("", claims=claims, patient=True)
             await self._release("")
             if self.run is not None:
                 self._exited("evicted")
@@ -103,16 +102,6 @@ class Agent(Holding):
         async with self._lock:
             if self.epoch == epoch and self._claim is not None:
                 await self._lose(why)
-
-    async def fenced(self, epoch: int, why: str) -> None:
-        """No save is taken any more. Either the lease is another's, or the snapshot
-        service has forgotten who we are: then the run begins anew under the next
-        epoch, on the file that is here."""
-        async with self._lock:
-            claim = self._claim
-            if self.epoch != epoch or claim is None:
-                return
-            await self._renew(claim, partial(self._go_on, self._ending, why))
 
     async def save(self) -> Saver:
         """Everything committed before this call is durable when it returns."""
@@ -154,18 +143,6 @@ class Agent(Holding):
 
     # Everything below runs under the lock.
 
-    async def _go_on(self, ending: str | None, why: str, renewed: Claim | None) -> None:
-        """After a fence, with what there was to do."""
-        if renewed is None:
-            await self._lose(why)
-            return
-        log.warning("agent.lease_renewed", agent=str(self.name), why=why)
-        await self._end_at_once()
-        if ending is None:
-            await self._bring_back(renewed)
-        else:
-            await self._save_out(renewed, ending)
-
     async def _bring_back(self, claim: Claim) -> None:
         """Starts the agent; tries again until it runs."""
         await self._errand.drop()
@@ -177,7 +154,6 @@ class Agent(Holding):
     async def _begin(self, claim: Claim, crashes: Crashes) -> Run:
         around = self._around
         self._claim, self._ending, self.taken = claim, None, claim.epoch
-        self._cut_short = False
         run_id, now = uuid.uuid4().hex, around.clock.now()
         self.run = run = Run(self.name, run_id, claim.spec.role, claim.epoch, now)
         told = self._told(claim)
@@ -195,7 +171,7 @@ class Agent(Holding):
             if isinstance(error, ServiceError):
                 raise
             raise start_failed(self.name, error) from error
-        self.failed_starts = 0
+        self.failed_starts, self._unsaved = 0, False
         run.move(State.RUNNING)
         self._live = live
         self._errand.begin(self._watch(live, crashes))
@@ -216,6 +192,13 @@ class Agent(Holding):
         around.ledger.intend(self.name, run.id)
         output, events, token = self.output, around.events, around.credential(run)
         live = LiveRun(run, saver, output, events, around.clock.now, token)
+        if not around.may_start.is_set():
+            raise ServiceError(
+                Reason.SERVICE_UNAVAILABLE,
+                f"cannot start {self.name}: the registry is out of reach, others may"
+                " have the lease by now",
+                agent=self.name,
+            )
         await live.start(runtime, hydrated.launch, around.registry, claim.spec.prompt)
         with contextlib.suppress(OSError):  # the mark of the intent finds it as well
             around.ledger.started(self.name, run.id, run.pid)
@@ -250,10 +233,15 @@ class Agent(Holding):
         run.crash_count = crashes.count
         run.error = describe(report)
         live.emit("agent.crashed", error=run.error, crashes=crashes.count)
-        await self._close_saver()
         if crashes.too_many:
             run.exit_reason = "failed"
             run.move(State.FAILED)
+            if not saved:
+                self._save_then_release("failed")
+                return
+        self._unsaved = not saved
+        await self._close_saver()
+        if crashes.too_many:
             await self._release("failed")
             return
         run.exit_reason = "crashed"
@@ -290,23 +278,6 @@ class Agent(Holding):
         self._claim = renewed or claim
         self._errand.begin(self._restart(self._claim, crashes))
 
-    async def _save_out(self, claim: Claim, end_reason: str) -> None:
-        """What an end has left to save, under another epoch; nothing is started."""
-        self._claim = claim
-        try:
-            hydrated = await self._around.hydrator.hydrate(claim, "end", crashed=False)
-        except ServiceError as error:
-            await self._lose(error.message)
-            return
-        self._hold(hydrated.saver, claim.epoch)
-        self._save_then_release(end_reason)
-
-    def _hold(self, saver: Saver, epoch: int) -> Saver:
-        self._saver = saver
-        saver.on_saved = self._on_saved
-        saver.on_fenced = lambda why: self._around.keep(self.fenced(epoch, why))
-        return saver
-
     async def _halt(
         self, grace_s: float, end_reason: str, *, patient: bool = False
     ) -> None:
@@ -322,18 +293,4 @@ class Agent(Holding):
             if report.survivors:
                 live.run.error = f"processes {report.survivors} would not die"
             live.run.move(State.SAVING)
-        await self._save_last(end_reason, patient=patient)
-
-    async def _save_rest(self, end_reason: str, *, patient: bool = False) -> None:
-        """What lay on disk unsaved when the end came between two leases."""
-        claim = self._claim
-        if claim is None or not self._cut_short:
-            return
-        try:
-            hydrated = await self._around.hydrator.hydrate(claim, "end", crashed=False)
-        except ServiceError:
-            self._claim = None  # the next try takes the epoch after this one
-            raise
-        self._hold(hydrated.saver, claim.epoch)
-        self._cut_short = False
         await self._save_last(end_reason, patient=patient)

@@ -53,7 +53,11 @@ class Freezer:
         alone = living <= 1
         self._good_until = None if alone else sent_at + FREEZE_AT * ttl_s
         self._renewed.set()
-        self._may_start.set()
+        if (
+            self._good_until is None
+            or self._good_until > asyncio.get_running_loop().time()
+        ):
+            self._may_start.set()
         async with self._busy:
             if not self._stopped:
                 return

@@ -13,7 +13,7 @@ import structlog
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName
 from services.supervisor.errand import Errand
-from services.supervisor.live import LiveRun, last_save
+from services.supervisor.live import LiveRun
 from services.supervisor.output import OutputBuffer
 from services.supervisor.registry_client import Evidence
 from services.supervisor.run import Run, State, backoff_s
@@ -23,8 +23,15 @@ from services.supervisor.surroundings import Surroundings
 
 log = structlog.get_logger()
 
-# What the registry says when it is away; all else is about the agent.
-_PASSING: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED"})
+# Nothing of the agent is here to end, says the registry.
+_NOT_OURS: Final = frozenset(
+    {
+        Reason.LEASE_HELD,
+        Reason.LEASE_FENCED,
+        Reason.AGENT_NOT_FOUND,
+        Reason.NO_START_REQUEST,
+    }
+)
 # With the next lease, or with none.
 GoOn: TypeAlias = Callable[[Claim | None], Awaitable[None]]
 
@@ -45,7 +52,7 @@ class Holding:
         self._saver: Saver | None = None  # stays after the process until all is saved
         self._errand = Errand(str(name))
         self._ending: str | None = None  # why, while an end waits for its last save
-        self._cut_short = False  # waits for its next lease; what is on disk is unsaved
+        self._unsaved = False  # what lies on disk, with no saver that holds it
         self._models: tuple[str, str] | None = None  # given since the start
 
     @property
@@ -89,7 +96,6 @@ class Holding:
                 self._claim, end_reason, wait_for_boot=wait_for_boot
             )
         self._claim = self._ending = None
-        self._cut_short = False
 
     async def _tell_end(self) -> None:
         """An end that the registry has not heard is none: another boot of this slot
@@ -109,7 +115,7 @@ class Holding:
         log.error("agent.lease_lost", agent=str(self.name), why=why)
         saver = await self._end_at_once()
         self._claim = self._ending = None
-        self._cut_short = False
+        self._unsaved = False
         if saver is not None and saver.database is not None:
             places = self._around.places(self.name)
             places.set_aside(saver.database, "fenced")
@@ -131,7 +137,7 @@ class Holding:
     async def _take(self) -> Claim:
         # A release that is still to be told would end the run that now begins.
         await self._around.tell_release(self.name)
-        return await self._claimed(renew=self._cut_short)
+        return await self._claimed(renew=self._unsaved)
 
     async def _claimed(self, *, renew: bool) -> Claim:
         claim = (await self._around.registry.claim([self.name], renew=renew))[0]
@@ -139,18 +145,18 @@ class Holding:
         return claim
 
     async def _take_to_end(self) -> None:
-        """A start that failed gave its lease back; the intent to run stands still, and
-        the next boot would follow it."""
+        """The intent to run stands still where a start failed or a lease is in doubt,
+        and the next boot would follow it. Leaves no claim if it is not ours to end."""
         try:
             self._claim = await self._take()
         except ServiceError as error:
-            if error.code.name in _PASSING:
-                raise  # of the rest each says that nothing of it is ours to end
+            if error.reason not in _NOT_OURS:
+                raise
 
     async def _renew(self, claim: Claim, go_on: GoOn) -> None:
         """Goes on under the next epoch of the lease, if the registry says that it is
         ours still: so nobody else has run the agent. With none if it is not, or nobody
-        can say. A registry that goes away between the two leases is waited for."""
+        can say. A registry that goes away before it has answered is waited for."""
         shown = Evidence(
             self.name,
             claim.epoch,
@@ -172,7 +178,7 @@ class Holding:
             # It may have been renewed: nothing runs until that is known, and no
             # heartbeat may show the old one, to hear that it is lost.
             await self._end_at_once()
-            self._claim, self._cut_short = None, True
+            self._claim, self._unsaved = None, True
             if self.run is not None:
                 self.run.error, self.run.state = error.message, State.BACKOFF
             self._errand.begin(self._wait_for_lease(go_on))
@@ -199,40 +205,9 @@ class Holding:
             return await self._claimed(renew=True)
         except ServiceError as error:
             log.warning("agent.claim_failed", agent=str(self.name), why=error.message)
-            if error.code.name in _PASSING:
+            if error.reason not in _NOT_OURS:
                 raise
             return None
-
-    async def _save_last(self, end_reason: str, *, patient: bool) -> None:
-        if self._saver is None:
-            return
-        if not await last_save(self._saver, patient=patient):
-            self._save_then_release(end_reason)
-            raise ServiceError(
-                Reason.SAVE_PENDING,
-                f"cannot finish the stop of {self.name}: its process is gone and its"
-                " last state waits for the snapshot service; the save goes on",
-                agent=self.name,
-            )
-        await self._close_saver()
-
-    def _save_then_release(self, end_reason: str) -> None:
-        self._ending = end_reason
-        self._errand.begin(self._saved_out(end_reason))
-
-    async def _saved_out(self, end_reason: str) -> None:
-        failures = 0
-        while True:
-            async with self._lock:
-                if not self._errand.current:
-                    return
-                if self._saver is None or await last_save(self._saver):
-                    await self._close_saver()
-                    await self._release(end_reason)
-                    self._exited(end_reason or "evicted")
-                    return
-            failures += 1
-            await asyncio.sleep(backoff_s(failures))
 
     def _exited(self, reason: str) -> None:
         run = self.run

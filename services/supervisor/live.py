@@ -38,7 +38,7 @@ SAVE_AGAIN_S: Final = 1.0
 # A stop answers SAVE_PENDING after this; the save itself goes on.
 LAST_SAVE_S: Final = 30.0
 # What a store that is away says, and one that does not answer.
-_PASSING: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED"})
+PASSING: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED"})
 
 
 class LiveRun:
@@ -187,7 +187,7 @@ async def last_save(saver: Saver, *, patient: bool = False) -> bool:
                     await saver.save()
                     return True
                 except ServiceError as error:
-                    if not patient or error.code.name not in _PASSING:
+                    if not patient or error.code.name not in PASSING:
                         raise
                 await asyncio.sleep(SAVE_AGAIN_S)
     except (ServiceError, TimeoutError) as error:

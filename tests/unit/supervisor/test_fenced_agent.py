@@ -213,7 +213,7 @@ async def test_a_stop_ends_the_waiting(world: World) -> None:
         await agent.save()
     await wait_until(lambda: agent.run is not None and agent.run.state is State.BACKOFF)
 
-    with pytest.raises(ServiceError, match="reach the registry"):
+    with pytest.raises(ServiceError, match="the save goes on"):
         await agent.stop(0.1)
     world.registry.claim = claim  # type: ignore[method-assign]
     run = await agent.stop(0.1)
@@ -266,3 +266,98 @@ async def test_a_crash_while_others_may_have_the_agent_restarts_nothing(
     agent._around.may_start.set()
     await wait_until(lambda: 2 == len(world.runtime.handles))
     await agent.stop(1.0)
+
+
+async def test_nothing_starts_while_others_may_have_the_agent(world: World) -> None:
+    """Also what was on its way when the lease became doubtful."""
+    agent = await world.boot()
+    agent._around.may_start.clear()
+
+    with pytest.raises(ServiceError, match="out of reach"):
+        await agent.start()
+
+    assert [] == world.runtime.handles
+
+
+@pytest.fixture
+def never(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No restart comes before the test has ended."""
+    monkeypatch.setattr("services.supervisor.agent.backoff_s", lambda failures: 3600.0)
+
+
+def _away(*_: object) -> None:
+    raise ServiceError(Reason.STORE_UNAVAILABLE, "cannot reach the store")
+
+
+async def _away_soon(*_: object) -> None:
+    _away()
+
+
+@pytest.mark.usefixtures("never")
+async def test_a_stop_saves_what_a_crash_has_left(world: World) -> None:
+    """The store was away when the process died, and is when it is stopped."""
+    agent = await world.boot()
+    await agent.start()
+    world.runtime.handle.write("saved")
+    await agent.save()
+    world.snapshots.before = _away
+    world.runtime.handle.write("unsaved")
+    world.runtime.handle.die(signal=9)
+    await wait_until(lambda: agent.run is not None and agent.run.state is State.BACKOFF)
+
+    with pytest.raises(ServiceError, match="the save goes on"):
+        await agent.stop(0.1)
+    assert {} == world.registry.ended
+    world.snapshots.before = lambda segmented: None
+    await agent.stop(0.1)
+
+    assert {NAME: "stopped"} == world.registry.ended
+    assert 2 == len(world.snapshots.generations)
+
+
+@pytest.mark.usefixtures("never")
+async def test_a_stop_saves_what_a_failed_start_has_left(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fenced, renewed, and then the snapshot service went away."""
+    agent = await world.boot()
+    await fenced(world, agent)
+    with monkeypatch.context() as patch:
+        patch.setattr(world.snapshots, "advance", _away_soon)
+        with pytest.raises(ServiceError):
+            await agent.save()
+        await wait_until(lambda: bool(agent.failed_starts))
+        with pytest.raises(ServiceError, match="the save goes on"):
+            await agent.stop(0.1)
+        assert {} == world.registry.ended
+
+    await agent.stop(0.1)
+
+    assert {NAME: "stopped"} == world.registry.ended
+    assert 2 == len(world.snapshots.generations)
+    assert 1 == len(world.runtime.handles)
+
+
+@pytest.mark.usefixtures("never")
+async def test_an_end_that_cannot_be_saved_is_said_and_is_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else no stop would ever end it. The file stays for who looks."""
+    agent = await world.boot()
+    await fenced(world, agent)
+    with monkeypatch.context() as patch:
+        patch.setattr(world.snapshots, "advance", _away_soon)
+        with pytest.raises(ServiceError):
+            await agent.save()
+        await wait_until(lambda: bool(agent.failed_starts))
+
+    async def refused(*_: object) -> None:
+        raise ServiceError(Reason.RUNTIME_MISMATCH, "cannot read it")
+
+    monkeypatch.setattr(world.snapshots, "advance", refused)
+    with pytest.raises(ServiceError, match="cannot read it"):
+        await agent.stop(0.1)
+    await agent.stop(0.1)
+
+    assert {NAME: "stopped"} == world.registry.ended
+    assert 1 == len(world.snapshots.generations)
