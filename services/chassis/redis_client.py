@@ -232,20 +232,39 @@ def store_errors() -> Iterator[None]:
             raise
         raise _unavailable(_shown(error)) from error
     except ResponseError as error:
-        text = str(error)
-        if text.startswith("NOREPLICAS"):
-            raise not_durable("too few replicas are connected") from error
-        if "No space left" in text:
-            raise ServiceError(
-                Reason.STORAGE_FULL,
-                "cannot store more, Redis's disk is full: make room",
-            ) from error
-        if _IN_SCRIPT in text:
-            why, _, _ = text.partition(_IN_SCRIPT)[2].partition(" script: ")
-            raise forbidden(why) from error
-        if text.startswith(_PASSING_ANSWERS):
-            raise _unavailable(text.partition(" ")[0]) from error
-        raise
+        if (refusal := _refusal(str(error))) is None:
+            raise
+        raise refusal from error
+    except AttributeError as error:
+        if not _of_client(error):
+            raise
+        raise _unavailable("the client hung up") from error
+
+
+def _refusal(text: str) -> ServiceError | None:
+    """What an answer of Redis means; None if it is our mistake."""
+    if text.startswith("NOREPLICAS"):
+        return not_durable("too few replicas are connected")
+    if "No space left" in text:
+        return ServiceError(
+            Reason.STORAGE_FULL,
+            "cannot store more, Redis's disk is full: make room",
+        )
+    if _IN_SCRIPT in text:
+        return forbidden(text.partition(_IN_SCRIPT)[2].partition(" script: ")[0])
+    if text.startswith(_PASSING_ANSWERS):
+        return _unavailable(text.partition(" ")[0])
+    return None
+
+
+def _of_client(error: AttributeError) -> bool:
+    """Whether the client stumbled: that of a cluster takes a server that has gone out
+    of its list and hangs up, also where a command is just being sent or read."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = "" if trace is None else trace.tb_frame.f_globals.get("__name__", "")
+    return str(module).startswith("redis.")
 
 
 def _unavailable(why: str) -> ServiceError:

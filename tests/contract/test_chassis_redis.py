@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Connection
 
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.redis_pool import (
@@ -118,6 +119,21 @@ class TestErrors:
 
         assert refused.value.reason is Reason.STORE_UNAVAILABLE
         await store.aclose()
+
+    async def test_a_connection_that_the_client_hung_up_is_an_outage(self) -> None:
+        """That of a cluster does, when a server has gone, on whoever uses it just then;
+        they stumble over what is not there any more."""
+        connection = Connection()
+
+        with pytest.raises(ServiceError) as refused, store_errors():
+            await connection._send_packed_command([b"PING"])
+
+        assert Reason.STORE_UNAVAILABLE is refused.value.reason
+
+    async def test_where_we_stumble_ourselves_is_not_hidden(self) -> None:
+        """The same exception of our own code is a defect, and told as one."""
+        with pytest.raises(AttributeError), store_errors():
+            _ = object().missing  # type: ignore[attr-defined]
 
     async def test_a_mistake_of_ours_is_not_hidden(self, store: Store) -> None:
         """A wrong command is a defect, so it must not look like an outage."""
