@@ -21,7 +21,7 @@ AGAINST ?= $(shell git rev-parse -q --verify origin/main || git rev-parse -q --v
 RELEASED = $(shell git log -1 --format=%H -G'^version = ' -- pyproject.toml)^
 
 .DEFAULT_GOAL := help
-.PHONY: help setup protos demo test campaigns faults e2e kills losses fencing takeovers ownership valkey-kills storm sizes crowd \
+.PHONY: help setup protos demo test campaigns faults e2e kills losses fencing takeovers ownership messages valkey-kills storm sizes crowd \
 	every-call histories bench lint format types breaking deploy-check lock clean
 
 help: ## list these targets
@@ -72,6 +72,9 @@ takeovers: setup ## SIGKILL one of three containers again and again (ROUNDS=50 S
 
 ownership: setup ## many claim the same agents at once: who owns what? (ROUNDS=50 SEED=1)
 	$(BIN)/python -m tests.faults.ownership_campaign --rounds $(or $(ROUNDS),50) --seed $(or $(SEED),1)
+
+messages: setup ## SIGKILL registry, gateway, Valkeys while messages are sent (MESSAGES=10000 SEED=1)
+	$(BIN)/python -m tests.faults.message_campaign --messages $(or $(MESSAGES),10000) --seed $(or $(SEED),1)
 
 valkey-kills: setup ## SIGKILL Valkey under load again and again (ROUNDS=100 SEED=1)
 	$(BIN)/python -m tests.faults.snapshots.valkey_campaign --rounds $(or $(ROUNDS),100) --seed $(or $(SEED),1)

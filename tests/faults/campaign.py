@@ -34,13 +34,16 @@ def run(
     play: Callable[[int, int, Say], list[R]],
     rows: Callable[[list[R]], Rows],
     verdict: Callable[[list[R]], list[str]] = lambda rounds: [],
+    *,
+    counted: str = "rounds",
 ) -> int:
-    """The command: plays, prints the table of docs/proof.md; 1 if anything is wrong."""
+    """The command: plays so many rounds, or of what else is counted, and prints the
+    table of docs/proof.md; 1 if anything is wrong."""
     parser = argparse.ArgumentParser(description=about)
-    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument(f"--{counted}", dest="count", type=int, default=rounds)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    played = play(options.rounds, options.seed, _say)
+    played = play(options.count, options.seed, _say)
     wrong = sum(bool(one.complaints) for one in played)
     first: Rows = [("rounds", len(played)), ("seed", options.seed)]
     last: Rows = [("rounds with a complaint", wrong)]

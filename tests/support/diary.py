@@ -26,6 +26,7 @@ class Entry:
     id: str
     text: str
     answer: str
+    given: int  # how often the agent was told it
 
     @property
     def answered(self) -> bool:
@@ -95,8 +96,11 @@ def _read(connection: apsw.Connection) -> Diary:
     tables = {name for (name,) in connection.execute("select name from sqlite_schema")}
     if "last_words" not in tables:
         return EMPTY
-    messages = connection.execute("select id, text, answer from message order by place")
-    entries = tuple(Entry(str(i), str(t), str(a)) for i, t, a in messages)
+    columns = "id, text, answer, given"
+    messages = connection.execute(f"select {columns} from message order by place")
+    entries = tuple(
+        Entry(str(i), str(t), str(a), int(str(given))) for i, t, a, given in messages
+    )
     ticks = connection.execute("select number, pid from tick order by number")
     written = {int(str(number)): int(str(pid)) for number, pid in ticks}
     ((words,),) = connection.execute("select count(*) from last_words")

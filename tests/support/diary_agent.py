@@ -30,12 +30,12 @@ SLEEPER = "import signal; signal.signal(15, signal.SIG_IGN); signal.pause()"
 class Diary:
     """The database, and what the agent does with it."""
 
-    def __init__(self, path: str, witness: str) -> None:
+    def __init__(self, path: str, witness: str, notes: str) -> None:
         self._database = sqlite3.connect(path)
         self._database.execute("pragma journal_mode = wal")
         self._database.executescript(SCHEMA)
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-        self._witness = os.open(witness, flags) if witness else -1
+        self._witness = outside(witness)
+        self._notes = outside(notes)
 
     def tick(self) -> None:
         """One commit more; the witness outside hears of it only when it is done."""
@@ -48,15 +48,18 @@ class Diary:
             os.write(self._witness, line.encode())
 
     def take(self, message: dict[str, str]) -> None:
-        """Notes a message, if it is new, before it is answered."""
+        """Stores a message, if it is new, before it is answered; the notes outside hear
+        of it only when that is done."""
         with self._database:
-            self._database.execute(
+            stored = self._database.execute(
                 "insert into message select ?, count(*) + 1, ?, '', 0 from message"
                 " where true on conflict (id) do nothing",
                 (message["id"], message["text"]),
             )
             given = "update message set given = given + 1 where id = ?"
             self._database.execute(given, (message["id"],))
+        if stored.rowcount and self._notes >= 0:
+            os.write(self._notes, f"{os.getpid()} {message['id']}\n".encode())
 
     def answer(self, message: dict[str, str]) -> None:
         with self._database:
@@ -70,16 +73,24 @@ class Diary:
             self._database.execute(row, (os.getpid(),))
 
 
+def outside(path: str) -> int:
+    """A file to append to, which no death of the agent takes along; -1 without one."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    return os.open(path, flags) if path else -1
+
+
 def main() -> None:
     """Lives until standard input ends, or SIGTERM."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tick-s", type=float, help="commit so often")
     parser.add_argument("--think-s", type=float, default=0.0, help="think so long")
     parser.add_argument("--witness", default="", help="a file that hears of each tick")
+    parser.add_argument("--notes", default="", help="a file that hears of new messages")
     parser.add_argument("--last-words", action="store_true", help="commit at SIGTERM")
     parser.add_argument("--stubborn", action="store_true", help="never mind EOF")
     options = parser.parse_args()
-    diary = Diary(os.environ["TOWNKEEPER_DATABASE"], options.witness)
+    database = os.environ["TOWNKEEPER_DATABASE"]
+    diary = Diary(database, options.witness, options.notes)
 
     def on_term(*_: object) -> None:
         if options.last_words:

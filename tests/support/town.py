@@ -98,7 +98,7 @@ class Town:
                 parent=self.path_of(agent), page_token=token
             )
             stub = self.plane.registry(town=self.name)
-            reply = _once_there(stub.ListMessages, request)
+            reply = once_there(stub.ListMessages, request)
             found |= {one.name.rpartition("/")[2]: one for one in reply.messages}
             if not (token := reply.next_page_token):
                 return found
@@ -119,7 +119,7 @@ class Town:
             parent=self.path_of(agent), page_size=500
         )
         stub = self.plane.snapshots(town=self.name)
-        return list(_once_there(stub.ListSnapshots, request).snapshots)
+        return list(once_there(stub.ListSnapshots, request).snapshots)
 
     def saved(self, agent: str) -> Diary:
         """The newest generation, downloaded and checked."""
@@ -161,8 +161,8 @@ class Town:
         return f"towns/{self.name}/agents/{agent}"
 
 
-def _once_there(call: Callable[[Any], Any], request: Any) -> Any:
-    """The same for gRPC."""
+def once_there(call: Callable[[Any], Any], request: Any) -> Any:
+    """An answer over gRPC, also of a service that is on its way back."""
     answers: list[Any] = []
 
     def answered() -> bool:
