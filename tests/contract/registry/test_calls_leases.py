@@ -277,6 +277,7 @@ class TestClaim:
             pytest.param(claim(POLECAT), Reason.AGENT_NOT_FOUND, id="no agent"),
             pytest.param(claim("a/b"), Reason.NAME_MALFORMED, id="malformed"),
             pytest.param(claim(limit=-1), Reason.FIELD_INVALID, id="limit"),
+            pytest.param(claim(renew=True), Reason.FIELD_INVALID, id="whose"),
             pytest.param(
                 claim(*(f"a{n}" for n in range(501))), Reason.FIELD_INVALID, id="many"
             ),

@@ -1,5 +1,6 @@
 """Threads share few heaps of the C library, where it can be told so."""
 
+import os
 import re
 import subprocess
 import sys
@@ -40,3 +41,13 @@ def test_threads_share_few_heaps(tmp_path: Path, heaps: str) -> None:
 
     count = len(re.findall("<heap nr=", told.read_text()))
     assert (count <= HEAPS_MAX) is (heaps == "few")
+
+
+def test_an_operators_number_counts(tmp_path: Path) -> None:
+    """Whoever sets the variable of glibc knows why."""
+    told = tmp_path / "told"
+    environ = os.environ | {"MALLOC_ARENA_MAX": "5"}
+    command = [sys.executable, "-c", SCRIPT, str(told), "few"]
+    subprocess.run(command, check=True, env=environ)
+
+    assert HEAPS_MAX < len(re.findall("<heap nr=", told.read_text()))

@@ -11,7 +11,7 @@ import pytest
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName
 from services.supervisor.agent import Agent
-from services.supervisor.run import Run, State
+from services.supervisor.run import Crashes, Run, State
 from services.supervisor.specs import AgentSpec, Claim, Role
 from tests.fakes.registry_client import FakeRegistry
 from tests.fakes.runtime import FakeRuntime
@@ -256,12 +256,18 @@ async def test_a_crash_while_others_may_have_the_agent_restarts_nothing(
     agent = await world.boot()
     await agent.start()
     agent._around.may_start.clear()
+    begin, begun = agent._begin, list[object]()
 
+    async def noted(claim: Claim, crashes: Crashes) -> Run:
+        begun.append(claim)
+        return await begin(claim, crashes)
+
+    monkeypatch.setattr(agent, "_begin", noted)
     world.runtime.handle.die(signal=9)
     await tries.wait()
     for _ in range(100):
         await asyncio.sleep(0)
-    assert 1 == len(world.runtime.handles)
+    assert (1, []) == (len(world.runtime.handles), begun)
 
     agent._around.may_start.set()
     await wait_until(lambda: 2 == len(world.runtime.handles))
