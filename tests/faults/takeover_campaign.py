@@ -68,9 +68,18 @@ class Pool:
         with ThreadPoolExecutor(CALLS_AT_ONCE) as pool:
             agents = [f"agent-{number:02}" for number in range(AGENTS)]
             list(pool.map(self._start, agents))
+        wait_until_sync(self._all_write, what="all have written", limit_s=LIMIT_S)
 
     def _start(self, agent: str) -> None:
         self.town.started(agent, "--tick-s", "0.25")
+
+    def _all_write(self) -> bool:
+        """A process that runs has not opened its database yet."""
+        places = [(one[0][0], agent) for agent, one in self.running().items()]
+        written = [self.containers[slot].home(one) / DATABASE for slot, one in places]
+        return len(places) == AGENTS and all(
+            database.exists() and read_diary(database).ticks for database in written
+        )
 
     def running(self) -> dict[str, list[tuple[str, str]]]:
         """Agent → slot and run of everyone that runs it."""
