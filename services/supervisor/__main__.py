@@ -21,6 +21,7 @@ from services.chassis.clock import SystemClock
 from services.chassis.errors import ServiceError
 from services.chassis.key_sources import FetchedKeys
 from services.chassis.keys import KeysError
+from services.chassis.memory import keep_few_heaps
 from services.chassis.metrics import serving_metrics
 from services.chassis.revocations import RevocationList
 from services.chassis.server import BindError, Server, run_until_signal
@@ -213,6 +214,7 @@ def _alone_in(data_dir: Path) -> Iterator[None]:
 
 def main() -> int:
     """Runs until SIGTERM; 0 after an orderly stop."""
+    keep_few_heaps()
     configure_logging("supervisor")
     try:
         settings = load(Settings, os.environ)

@@ -184,34 +184,29 @@ class Hydrator:
         exists = database is not None and database.exists()
         source = choose(lineage.generation if lineage else None, exists, number, last)
         local = exists and source in {Source.LOCAL, Source.AHEAD}
-        if local and self.ledger.leftovers(name):
-            # Saved first: ending a process may be what it does not survive.
-            await self._save_local(saver, head, lineage)
+        if local:
+            await self._take_over(saver, head, lineage)
+            if self.ledger.leftovers(name):
+                # First: ending a process may be what the database does not survive.
+                await _save_if_possible(saver)
         ended = await self.ledger.end(name)
         if ended:
             log.warning("leftovers.ended", agent=str(name), processes=ended)
         if local:
-            await self._save_local(saver, head, lineage)
+            await _save_if_possible(saver)
         elif database is not None and exists:
             shelf = places.set_aside(database, "superseded")
             log.warning("hydrate.set_aside", agent=str(name), path=str(shelf))
         return local
 
-    async def _save_local(
+    async def _take_over(
         self, saver: Saver, head: Generation | None, lineage: Lineage | None
     ) -> None:
-        """Takes the database on disk over, and saves what it holds beyond the head."""
+        """Opens the saver on the database on disk, which is the head or follows it."""
         kept = lineage or Lineage(0, 0)
         known = await asyncio.to_thread(PageMap.load, self.places(saver.name).page_map)
         saver.begin(kept, known, head)
         await saver.open()
-        try:
-            await saver.save()
-        except ServiceError as error:
-            if error.reason is Reason.LEASE_FENCED:
-                raise
-            # It is on this disk still, and is saved when the store is back.
-            log.warning("hydrate.save_pending", agent=str(saver.name), why=str(error))
 
     async def _newest_sound(
         self, claim: Claim, saver: Saver, head: Generation
@@ -289,6 +284,17 @@ class Hydrator:
             await asyncio.to_thread(page_map.save, places.page_map)
         places.record(lineage)
         saver.begin(lineage, page_map, generation)
+
+
+async def _save_if_possible(saver: Saver) -> None:
+    """What the database holds beyond the head. While the store is away it stays on
+    this disk, and is saved when the store is back."""
+    try:
+        await saver.save()
+    except ServiceError as error:
+        if error.reason is Reason.LEASE_FENCED:
+            raise
+        log.warning("hydrate.save_pending", agent=str(saver.name), why=str(error))
 
 
 @asynccontextmanager

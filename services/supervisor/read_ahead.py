@@ -10,7 +10,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 # Keeps both sides busy; with chunks of 1 MiB so many MiB wait at most.
-ITEMS_AHEAD: Final = 8
+ITEMS_AHEAD: Final = 4
 
 
 async def work_ahead(

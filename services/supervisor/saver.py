@@ -157,7 +157,8 @@ class Saver:
         self._map = known or PageMap()
 
     async def close(self) -> None:
-        """Lets go of the database; the page map stays on disk for a successor."""
+        """Lets go of the database, and of its page map: that stays on disk for a
+        successor, who would hold a second one beside it."""
         if self._steps:
             await asyncio.wait(self._steps, timeout=CLOSE_S)
         for step in self._steps:
@@ -170,6 +171,7 @@ class Saver:
         segmenter, self._segmenter = self._segmenter, None
         if segmenter is not None:
             await segmenter.close()
+        self._map = PageMap()
 
     async def let_go(self) -> None:
         """Keeps no read transaction open: an agent that ends may want its log whole."""

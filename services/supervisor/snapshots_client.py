@@ -23,6 +23,8 @@ from townkeeper.snapshots.v1 import snapshots_pb2 as pb
 
 # A quarter of gRPC's default 4 MiB message limit.
 CHUNK_BYTES: Final = 1 << 20
+# What gRPC keeps of a download while the disk is busy, beside our own chunks ahead.
+READ_AHEAD_BYTES: Final = CHUNK_BYTES
 # How long one stream may take: 10 GB at 30 MB/s, with room.
 STREAM_TIMEOUT_S: Final = 900.0
 
@@ -77,7 +79,9 @@ class SnapshotsClient:
         tls: TlsSettings | None = None,
     ) -> None:
         self._identity = identity
-        self._channel: grpc.aio.Channel = open_channel(address, token, tls=tls)
+        self._channel: grpc.aio.Channel = open_channel(
+            address, token, tls=tls, read_ahead_bytes=READ_AHEAD_BYTES
+        )
         self._stub: snapshots_pb2_grpc.SnapshotServiceAsyncStub = (
             snapshots_pb2_grpc.SnapshotServiceStub(self._channel)
         )

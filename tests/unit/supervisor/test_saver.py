@@ -1,6 +1,8 @@
 """Saves: nothing committed is missing, nothing is saved twice, the fence holds."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -283,6 +285,23 @@ async def test_a_successor_goes_on_with_deltas(
         await saver.close()
 
     assert 2 == len(snapshots.generations[-1].segments)
+
+
+async def test_a_closed_one_holds_no_page_map(
+    snapshots: FakeSnapshots, places: Places, database: Path
+) -> None:
+    """40 MiB at 10 GB: the next run's would be a second one."""
+    async with saving(snapshots, places, database) as saver:
+        await saver.save()
+        known, lineage = PageMap.load(places.page_map), places.lineage()
+        assert known is not None
+        assert lineage is not None
+        held = weakref.ref(known)
+        saver.begin(lineage, known, snapshots.head)
+        del known
+    gc.collect()
+
+    assert held() is None, saver
 
 
 async def test_it_saves_by_itself_while_the_database_changes(
