@@ -1,7 +1,8 @@
 """Who waits for messages or changes of which town, and the hints on their way to them.
 
-A hint is the id of an agent; "" says that some may have been missed, so list again. A
-nudge says nothing but that there may be a change.
+A hint is the id of an agent, or "@" and the slot of an instance that was handed leases;
+"" says that some may have been missed, so list again. A nudge says nothing but that
+there may be a change.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from services.registry import refusals
 # More agents than that at once, unread, and the watcher is not reading.
 HINTS_MAX: Final = 1024
 MISSED: Final = ""
+HANDED: Final = "@"
 
 
 class Watcher(AsyncIterator[str]):

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from services.chassis.errors import Reason, ServiceError
-from services.chassis.names import AgentName, MessageName, TownName
+from services.chassis.names import AgentName, InstanceName, MessageName, TownName
 from services.registry import wire
-from services.registry.hints import MISSED
+from services.registry.hints import HANDED, MISSED
 from services.registry.inbox import (
     OUTCOMES,
     Acknowledgement,
@@ -85,13 +85,16 @@ class InboxServicer:
             for agent in await self._inbox.waiting_agents(town):
                 yield _hint(town, agent)
             yield pb.WatchMessagesResponse()
-            async for agent in hints:
-                if agent == MISSED:
+            async for hint in hints:
+                if hint == MISSED:
                     for each in await self._inbox.waiting_agents(town):
                         yield _hint(town, each)
                 else:
-                    yield _hint(town, agent)
+                    yield _hint(town, hint)
 
 
-def _hint(town: str, agent: str) -> pb.WatchMessagesResponse:
-    return pb.WatchMessagesResponse(agent=str(AgentName(town, agent)))
+def _hint(town: str, hint: str) -> pb.WatchMessagesResponse:
+    if hint.startswith(HANDED):
+        instance = InstanceName(town, hint.removeprefix(HANDED))
+        return pb.WatchMessagesResponse(instance=str(instance))
+    return pb.WatchMessagesResponse(agent=str(AgentName(town, hint)))

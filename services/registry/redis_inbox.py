@@ -15,7 +15,7 @@ from services.registry.inbox import (
     content_digest,
 )
 from services.registry.redis_hints import RedisHints
-from services.registry.redis_town import RedisTown, channel
+from services.registry.redis_town import RedisTown
 from services.registry.redis_values import message_from, texts
 from services.registry.store import ANSWER_BYTES_MAX
 
@@ -38,7 +38,6 @@ class RedisInbox:
             message=name.message,
             digest=content_digest(text, model),
             model=model,
-            channel=channel(name.town),
             pending_max=PENDING_MAX,
             settled_kept=self._settled_kept(),
         )

@@ -191,6 +191,8 @@ class RedisLeases:
                 }
                 for r in releases
             ],
+            weight_unlimited=WEIGHT_UNLIMITED,
+            leases_max=LEASES_MAX,
         )
         return texts(answer.values[0])
 

@@ -57,6 +57,7 @@ TOWN_KEYS: Final = (
     "reports",
     "events",
     "nudges",
+    "handed",
 )
 # A caller waits no longer for a store that does not answer.
 ANSWER_LIMIT_S: Final = 2.0

@@ -40,7 +40,8 @@ class Heartbeat:
         self._on_replaced = on_replaced
         self._freezer = freezer
         self._claiming = self._telling = False
-        self._untold = False  # a claim whose answer was lost may have given us agents
+        # Something may be ours that no answer to a claim has named yet.
+        self._unclaimed = False
         self.missed = 0  # heartbeats in a row that nobody answered
 
     async def beat(self) -> None:
@@ -57,7 +58,7 @@ class Heartbeat:
     async def _beat_once(self) -> None:
         evidence = self._roster.evidence()
         sent_at = asyncio.get_running_loop().time()
-        leaving = self._roster.leaving
+        leaving = self._around.leaving.is_set()
         pulse = await self._registry.heartbeat(evidence, leaving=leaving)
         # The epochs that were shown: a lease taken since is not what was lost.
         lost = {one.agent: one.epoch for one in evidence if one.agent in pulse.lost}
@@ -65,14 +66,14 @@ class Heartbeat:
         if self._freezer is not None:
             await self._freezer.renewed(sent_at, pulse.ttl_s, pulse.living, lost)
         self._roster.wake(pulse.pending)
-        if (pulse.claimable or self._untold) and not (self._claiming or leaving):
-            self._around.keep(self._claim())
+        if (pulse.claimable or self._unclaimed) and not self._claiming:
+            self._claim_soon()
         if self._around.unreleased and not self._telling:
             self._around.keep(self._tell_releases())
 
     async def say_leaving(self) -> None:
         """At once, so that what is given back from now on goes to others."""
-        self._roster.begin_leaving()
+        self._around.leaving.set()
         try:
             await self._beat_once()
         except ServiceError as error:
@@ -89,18 +90,26 @@ class Heartbeat:
         finally:
             self._telling = False
 
+    def _claim_soon(self) -> None:
+        """Beside the beat; again, if a claim that is under way may be too early."""
+        self._unclaimed = True
+        if not (self._claiming or self._around.leaving.is_set()):
+            self._claiming = True
+            self._around.keep(self._claim())
+
     async def _claim(self) -> None:
-        """Takes our part of the agents that have lost their holder, and runs them."""
-        self._claiming = self._untold = True
+        """Takes what was handed to us, and our part of the agents that have lost their
+        holder, and runs them."""
         try:
-            claims = await self._registry.claim()
-            self._untold = False
+            while self._unclaimed:
+                self._unclaimed = False
+                claims = await self._registry.claim()
+                self._around.keep(self._roster.take_over(claims))
         except ServiceError as error:
             log.warning("agents.claim_failed", why=error.message)
-            return
+            self._unclaimed = True  # the answer alone may be lost
         finally:
             self._claiming = False
-        await self._roster.take_over(claims)
 
     async def _on_error(self, error: ServiceError) -> None:
         self.missed += 1
@@ -123,14 +132,18 @@ class Heartbeat:
                 )
 
     async def watch_messages(self) -> None:
-        """Wakes agents as messages for them are accepted. The deliveries look for
-        themselves as well, so a broken watch only makes them slower."""
+        """Wakes agents as messages for them are accepted, and claims what is handed to
+        us. Deliveries and heartbeats look for themselves as well, so a broken watch
+        only makes them slower."""
         failures = 0
         while True:
             try:
                 async for name in self._registry.watch_messages():
                     failures = 0
-                    self._roster.wake([name])
+                    if name is None:
+                        self._claim_soon()
+                    else:
+                        self._roster.wake([name])
             except ServiceError as error:
                 failures += 1
                 log.info("inbox.watch_broken", reason=error.reason, failures=failures)

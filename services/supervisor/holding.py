@@ -164,8 +164,10 @@ class Holding:
             generation=claim.generation,
             failed_starts=self.failed_starts,
         )
+        leaving = self._around.leaving.is_set()
         try:
-            lost = self.name in (await self._around.registry.heartbeat([shown])).lost
+            pulse = await self._around.registry.heartbeat([shown], leaving=leaving)
+            lost = self.name in pulse.lost
         except ServiceError as error:
             log.warning("agent.claim_failed", agent=str(self.name), why=error.message)
             lost = True

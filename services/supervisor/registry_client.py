@@ -51,7 +51,7 @@ class Pulse:
     ttl_s: float
     lost: tuple[AgentName, ...]
     pending: tuple[AgentName, ...]
-    claimable: int = 0  # agents without a holder, of which some may be ours
+    claimable: int = 0  # agents without a holder, or handed to us
     living: int = 1  # instances of the town, this one included
 
 
@@ -246,14 +246,17 @@ class RegistryClient:
                 )
             )
 
-    async def watch_messages(self) -> AsyncIterator[AgentName]:
-        """Agents that have pending messages; hints, which may repeat."""
+    async def watch_messages(self) -> AsyncIterator[AgentName | None]:
+        """Agents that have pending messages; None: leases were handed to us. Hints,
+        which may repeat."""
         town = f"towns/{self._identity.town}"
         call = self._stub.WatchMessages(pb.WatchMessagesRequest(parent=town))
         with rpc_errors():
             async for hint in call:
                 if hint.agent:
                     yield AgentName.parse(hint.agent)
+                elif hint.instance == self._identity.instance:
+                    yield None
 
 
 def _evidence(run: Evidence) -> pb.RunEvidence:

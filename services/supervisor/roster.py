@@ -34,15 +34,6 @@ class Roster:
         self._agents: dict[AgentName, Agent] = {}
         self._boots = asyncio.Semaphore(BOOTS_AT_ONCE)
         self._booting: dict[AgentName, int] = {}  # their epochs
-        self._leaving = False
-
-    @property
-    def leaving(self) -> bool:
-        """Whether this instance ends, and so takes no agents."""
-        return self._leaving
-
-    def begin_leaving(self) -> None:
-        self._leaving = True
 
     @property
     def agents(self) -> list[Agent]:
@@ -102,7 +93,7 @@ class Roster:
             taken = agent.taken if agent is not None else 0
             if claim.epoch > max(taken, self._booting.get(claim.name, 0)):
                 new.append(claim)
-        if self._leaving:
+        if self._around.leaving.is_set():
             return  # all that is leased here is given back when the instance is
         if new:
             log.info("agents.taken_over", agents=[str(claim.name) for claim in new])
@@ -110,7 +101,7 @@ class Roster:
 
     async def leave(self, grace_s: float) -> None:
         """Stops and saves every agent; each must run elsewhere. Never raises."""
-        self._leaving = True
+        self._around.leaving.set()
         results = await asyncio.gather(
             *(agent.leave(grace_s) for agent in self.agents), return_exceptions=True
         )
@@ -128,7 +119,7 @@ class Roster:
 
     async def lost_all(self, why: str) -> None:
         """Ends every agent: another boot has our slot."""
-        self._leaving = True
+        self._around.leaving.set()
         self.lost({agent.name: agent.epoch for agent in self.agents}, why)
         await self._around.settle()
 
@@ -151,7 +142,7 @@ class Roster:
 
     def _agent(self, name: AgentName) -> Agent:
         self.check_town(name.town)
-        if self._leaving:
+        if self._around.leaving.is_set():
             raise ServiceError(
                 Reason.SHUTTING_DOWN,
                 "cannot start agents while this instance ends: ask the registry for"

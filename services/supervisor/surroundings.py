@@ -40,6 +40,8 @@ class Surroundings:
     runtimes: Mapping[str, Runtime]
     # Clear while our leases may be others': what has ended then stays ended.
     may_start: asyncio.Event = field(default_factory=asyncio.Event)
+    # Set from when this instance is about to go: it takes no agents then.
+    leaving: asyncio.Event = field(default_factory=asyncio.Event)
     # Releases that the registry did not hear; the heartbeat tells them again.
     unreleased: dict[AgentName, tuple[int, str, bool]] = field(default_factory=dict)
     _kept: set[asyncio.Task[None]] = field(default_factory=set)

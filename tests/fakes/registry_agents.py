@@ -108,6 +108,7 @@ class MemoryAgents(MemoryTowns):
             town.events,
             town.nudges,
             town.free,
+            town.handed,
         ):
             part.pop(name.agent, None)
         self._note(town, name, gone=True)

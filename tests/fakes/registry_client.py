@@ -4,7 +4,7 @@ an inbox. One instance, whose boot the test names."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -35,6 +35,8 @@ class FakeRegistry:
     claims: int = 0  # how often it was asked
     losing_answers: bool = False  # to claims
     waiting_for_boot: set[AgentName] = field(default_factory=set)
+    hints: list[AgentName | None] = field(default_factory=list)  # still to be told
+    leaving: bool = False  # what the last heartbeat said
 
     async def issue_agent_token(
         self, name: AgentName, epoch: int, run: str, life_s: float
@@ -55,6 +57,7 @@ class FakeRegistry:
     async def heartbeat(
         self, runs: Iterable[Evidence], *, leaving: bool = False
     ) -> Pulse:
+        self.leaving = leaving
         others = tuple(run.agent for run in runs if not self._is_of(run))
         return Pulse(10.0, self.lost + others, (), self.claimable)
 
@@ -94,6 +97,10 @@ class FakeRegistry:
             self.ended[name] = end_reason
         if wait_for_boot:
             self.waiting_for_boot.add(name)
+
+    async def watch_messages(self) -> AsyncIterator[AgentName | None]:
+        while self.hints:
+            yield self.hints.pop(0)
 
     async def pending(self, name: AgentName) -> list[InboxMessage]:
         return list(self.waiting)

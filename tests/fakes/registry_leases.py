@@ -9,6 +9,7 @@ from dataclasses import replace
 from services.chassis.names import AgentName, InstanceName
 from services.registry import refusals
 from services.registry.agents import Agent, State
+from services.registry.hints import HANDED
 from services.registry.leases import (
     EXPIRED_SHOWN,
     INSTANCES_MAX,
@@ -78,6 +79,10 @@ class MemoryLeases(MemoryTowns):
         full = not replace(instance, lease_count=len(runs)).has_room
         if nonce or leaving or full:
             free = 0
+        free += sum(
+            slot == name.instance and self._mine(town, agent, name, boot_id) is not None
+            for agent, slot in town.handed.items()
+        )
         living = sum(
             alive(one.expire_time, self._now(), self.gap)
             for one in town.instances.values()
@@ -246,16 +251,20 @@ class MemoryLeases(MemoryTowns):
         record, old = town.records[agent], town.leases.get(agent)
         mine = self._mine(town, agent, name, boot_id)
         if mine and not renew:
+            town.handed.pop(agent, None)
             return self._shown(town, record), False
+        self._lease_to(town, record, name.instance, boot_id)
+        return self._shown(town, record), bool(old and old.instance and not mine)
+
+    def _lease_to(self, town: Town, record: Record, slot: str, boot_id: str) -> None:
+        agent = record.agent.name.agent
         epoch = town.epochs[agent] = town.epochs.get(agent, 0) + 1
-        town.leases[agent] = Lease(
-            epoch, name.instance, boot_id, acquire_time=self._now()
-        )
+        town.leases[agent] = Lease(epoch, slot, boot_id, acquire_time=self._now())
         record.listed = -1
         town.free.pop(agent, None)
+        town.handed.pop(agent, None)
         record.agent = replace(record.agent, state=State.ACTIVE, end_reason="")
         self._touch(town, record)
-        return self._shown(town, record), bool(old and old.instance and not mine)
 
     async def release(
         self, name: InstanceName, boot_id: str, releases: Sequence[Release]
@@ -267,8 +276,14 @@ class MemoryLeases(MemoryTowns):
             if lease is None or lease.epoch != each.epoch:
                 skipped.append(each.agent)
                 continue
-            town.leases[each.agent] = replace(lease, instance="", boot_id="")
             record = town.records[each.agent]
+            again = not each.end_reason and not each.wait_for_boot
+            if again and (heir := self._heir(name, boot_id, record)):
+                self._lease_to(town, record, heir.slot, heir.boot_id)
+                town.handed[each.agent] = heir.slot
+                self.watchers.tell(name.town, HANDED + heir.slot)
+                continue
+            town.leases[each.agent] = replace(lease, instance="", boot_id="")
             if not each.end_reason and not each.wait_for_boot:
                 self._offer(town, each.agent, self._now())
             else:
@@ -281,6 +296,22 @@ class MemoryLeases(MemoryTowns):
                 )
             self._touch(town, record)
         return skipped
+
+    def _heir(
+        self, name: InstanceName, boot_id: str, record: Record
+    ) -> Instance | None:
+        """Who goes on with an agent of one that is about to go."""
+        found = self._judged(name.town)
+        own = found.get(name.instance)
+        goes = own and own.boot_id == boot_id and own.state is InstanceState.DRAINING
+        wanted = record.agent.state is State.ACTIVE and record.claimable
+        if not goes or not wanted:
+            return None
+        return choose(
+            one
+            for one in found.values()
+            if record.listed < one.sequence and one.has_room
+        )
 
     async def announce_drain(self, town: str, slots: Sequence[str] = ()) -> Drain:
         found = self._town(town)

@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any
 
 from services.chassis.names import AgentName, MessageName
 from services.registry import refusals
-from services.registry.hints import Watchers
 from services.registry.inbox import (
     PENDING_MAX,
     Acknowledgement,
@@ -41,10 +39,6 @@ class MemoryStore(
     MemoryRevocations,
 ):
     """RegistryStore in memory."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.watchers = Watchers()
 
     async def check(self) -> None:
         self._town("any")

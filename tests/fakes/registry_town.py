@@ -13,7 +13,7 @@ from services.registry import refusals
 from services.registry.agents import Agent, State
 from services.registry.changes import GONE_KEPT
 from services.registry.event_log import LOG_BOUNDS, AgentEvent, LogBounds
-from services.registry.hints import Nudges
+from services.registry.hints import Nudges, Watchers
 from services.registry.inbox import SETTLED_KEPT_S, Message, MessageState
 from services.registry.leases import (
     TTL_S,
@@ -58,6 +58,7 @@ class Town:
     nudges: dict[str, Any] = field(default_factory=dict)
     last_events: dict[str, int] = field(default_factory=dict)
     free: dict[str, datetime] = field(default_factory=dict)
+    handed: dict[str, str] = field(default_factory=dict)  # agent → slot, till it asks
     unswept: set[str] = field(default_factory=set)  # slots, from sign to sign of life
     revision: int = 0
     registered: int = 0
@@ -85,6 +86,7 @@ class MemoryTowns:
     ) -> None:
         self.clock = clock or SystemClock()
         self.nudged = Nudges()
+        self.watchers = Watchers()
         self.gap: Gap | None = None
         self.failure: ServiceError | None = None
         self._ttl = timedelta(seconds=ttl_s)

@@ -1,12 +1,12 @@
 """Many who claim the same agents at once, and never two who own one.
 
-Two dozen actors on a real Valkey boot into few slots, claim, renew, release, commit
-generations, settle messages, fall asleep beyond their leases, and act on what they had
-before. Each call is known by when it began and ended, and `tests.support.ownership`
-judges: one owner for an epoch, epochs that only rise, nobody robbed of a lease that was
-good, no commit and no acknowledgement of who owns nothing any more, one line of
-generations. A round is a new town and some thousand steps: `make ownership ROUNDS=50`
-are a million.
+Two dozen actors on a real Valkey boot into few slots, claim, renew, release, hand on,
+commit generations, settle messages, fall asleep beyond their leases, and act on what
+they had before. Each call is known by when it began and ended, and
+`tests.support.ownership` judges: one owner for an epoch, epochs that only rise, nobody
+robbed of a lease that was good, no commit and no acknowledgement of who owns nothing
+any more, one line of generations. A round is a new town and some thousand steps: `make
+ownership ROUNDS=50` are a million.
 """
 
 from __future__ import annotations
@@ -96,6 +96,7 @@ class Actor:
         self._judge = game.judge
         self._dice = random.Random(seed)
         self._owner = Owner("s1", "")
+        self._leaving = False
         self._held: dict[str, int] = {}
         self._seen: dict[str, AgentState] = {}
         self._old: list[tuple[Owner, str, int]] = []  # leases of its earlier days
@@ -106,7 +107,7 @@ class Actor:
             *((self._beat, 30), (self._claim_some, 16), (self._claim_all, 10)),
             *((self._commit, 20), (self._acknowledge, 10), (self._release, 6)),
             *((self._register, 12), (self._nap, 4), (self._boot, 1), (self._leave, 1)),
-            (self._deregister, 1),
+            *((self._deregister, 1), (self._announce, 1)),
         )
         names, weights = zip(*acts, strict=True)
         for act in self._dice.choices(names, weights, k=steps):
@@ -129,7 +130,7 @@ class Actor:
         owner = Owner(
             self._dice.choice(SLOTS), str(uuid.UUID(int=self._dice.getrandbits(128)))
         )
-        self._owner = owner
+        self._owner, self._leaving = owner, False
         mates = self._game.booted.setdefault(owner.slot, [])
         mates.append(owner)
         self._displace(mates)
@@ -147,11 +148,18 @@ class Actor:
         await self._game.store.release_instance(*self._me)
         self._retire()
 
+    async def _announce(self) -> None:
+        """About to go: what it gives back from now on, others are handed."""
+        self._leaving = True
+        await self._beat()
+
     async def _beat(self) -> None:
         held = dict(self._held)
         shown = [Evidence(agent, epoch) for agent, epoch in held.items()]
         begun_s = self._game.now()
-        pulse = await self._game.store.heartbeat(*self._me, shown)
+        pulse = await self._game.store.heartbeat(
+            *self._me, shown, leaving=self._leaving
+        )
         for agent in held.keys() - set(pulse.lost):
             self._judge.renewed(agent, held[agent], begun_s)
         for agent in pulse.lost:

@@ -33,7 +33,7 @@ def fence(name: str, *changes: tuple[str, str]) -> Plant:
 
 FAULTS: Final[dict[str, Plant]] = {
     "a claim raises no epoch": script(
-        "claim_agents", "redis.call('HINCRBY', EPOCHS, agent, 1)",
+        "prelude", "redis.call('HINCRBY', EPOCHS, agent, 1)",
         "math.max(1, redis.call('HGET', EPOCHS, agent) or 1)",
     ),
     "a claim by name looks for no holder": script(

@@ -69,7 +69,7 @@ FAULTS: Final[dict[str, Plant]] = {
         "heartbeat", "save(run.agent, meta)", "write(AGENTS, run.agent, meta)"
     ),
     "a claim logs nothing": script(
-        "claim_agents", "save(agent, meta)", "write(AGENTS, agent, meta)"
+        "prelude", "-1\n  save(agent, meta)", "-1\n  write(AGENTS, agent, meta)"
     ),
     "a list logs nothing": script(
         "replace_agents", "text)\n    save(agent, meta)", "text)\n"

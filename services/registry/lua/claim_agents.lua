@@ -13,13 +13,7 @@ local function mine(lease)
 end
 
 local function take(agent, meta, lease)
-  write(LEASES, agent, {
-    epoch = redis.call('HINCRBY', EPOCHS, agent, 1),
-    instance = a.slot, boot = a.boot, acquired = now,
-  })
-  meta.state, meta.end_reason, meta.listed = 'active', '', -1
-  save(agent, meta)
-  redis.call('ZREM', FREE, agent)
+  lease_to(a.slot, a.boot, agent, meta)
   local won = lease and lease.instance ~= '' and not mine(lease)
   return {record(agent, meta), won and 1 or 0}
 end
@@ -44,6 +38,7 @@ if #a.agents > 0 then
   end
   for i, agent in ipairs(a.agents) do
     if mine(leases[i]) and not a.renew then
+      redis.call('HDEL', HANDED, agent)
       claims[i] = {record(agent, metas[i]), 0}
     else
       claims[i] = take(agent, metas[i], leases[i])
@@ -53,39 +48,9 @@ if #a.agents > 0 then
 end
 
 -- New ones are spread over all that are ready: each goes where it fills least.
-local mates, me, by_boot = {}, nil, {}
-local raw = redis.call('HGETALL', INSTANCES)
-for i = 1, #raw, 2 do
-  local slot, found = raw[i], cjson.decode(raw[i + 1])
-  local ends = found.leaving or (drain and drain.bound[slot] == found.boot)
-  if alive(found) and (slot == a.slot or not ends) then
-    local limited = found.capacity > 0
-    local mate = {
-      slot = slot, sequence = found.sequence, count = 0,
-      capacity = math.min(limited and found.capacity or a.leases_max, a.leases_max),
-      weight = limited and found.capacity or a.weight_unlimited,
-    }
-    mates[#mates + 1], by_boot[slot .. '/' .. found.boot] = mate, mate
-    if slot == a.slot then me = mate end
-  end
-end
-table.sort(mates, function(one, other) return one.slot < other.slot end)
-for _, each in ipairs(redis.call('HVALS', LEASES)) do
-  local lease = cjson.decode(each)
-  local mate = by_boot[lease.instance .. '/' .. lease.boot]
-  if mate then mate.count = mate.count + 1 end
-end
-
-local function emptiest(listed)
-  local found, least
-  for _, mate in ipairs(mates) do
-    local fill = (mate.count + 1) / mate.weight
-    if mate.count < mate.capacity and listed < mate.sequence
-        and not (found and least <= fill) then
-      found, least = mate, fill
-    end
-  end
-  return found
+local ready, me = mates(drain, a.slot), nil
+for _, mate in ipairs(ready) do
+  if mate.slot == a.slot then me = mate end
 end
 
 local new, size, full = 0, 0, false
@@ -103,7 +68,7 @@ local function share(agent, meta, lease)
   -- Kept for the slot that had it, which may be about to boot.
   if since > now and not own then return nil end
   -- What was left for a TTL to somebody who did not come is for the first that does.
-  local mate = (own or since + TTL <= now) and me or emptiest(meta.listed)
+  local mate = (own or since + TTL <= now) and me or emptiest(ready, meta.listed)
   if mate == me then
     local room = new < a.limit and me.count < me.capacity
     full = full or (room and not fits(agent))
@@ -125,6 +90,7 @@ for i, member in ipairs(members) do
   local agent = string.match(member, '[^/]+$')
   local meta, lease = read(AGENTS, agent), read(LEASES, agent)
   if mine(lease) then
+    redis.call('HDEL', HANDED, agent)
     held[#held + 1] = {place = i, acquired = lease.acquired}
   elseif holder(lease) or meta.state ~= 'active' or not meta.claimable then
     redis.call('ZREM', FREE, agent)

@@ -18,7 +18,7 @@ end
 redis.call('ZREM', ORDER, meta.place .. '/' .. a.agent)
 redis.call('HDEL', COUNTERS, 'sequence:' .. a.agent)
 redis.call('ZREM', FREE, a.agent)
-for _, key in ipairs({AGENTS, SPECS, LEASES, WAITING, NUDGES}) do
+for _, key in ipairs({AGENTS, SPECS, LEASES, WAITING, NUDGES, HANDED}) do
   redis.call('HDEL', key, a.agent)
 end
 local last = tonumber(redis.call('HGET', COUNTERS, 'event_last:' .. a.agent) or 0)

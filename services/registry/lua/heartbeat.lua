@@ -43,6 +43,12 @@ local free = 0
 if not bound and not a.leaving and (instance.capacity == 0 or #a.runs < instance.capacity) then
   free = redis.call('ZCOUNT', FREE, '-inf', now)
 end
+-- What was handed to it, and it has not asked for yet.
+local handed = redis.call('HGETALL', HANDED)
+for i = 1, #handed, 2 do
+  local lease = handed[i + 1] == a.slot and read(LEASES, handed[i])
+  if lease and lease.instance == a.slot and lease.boot == a.boot then free = free + 1 end
+end
 -- Those that count as alive, after a gap in our own service as well.
 local since = now < GAP_UNTIL and math.min(now, GAP_START) or now
 local living = redis.call('ZCOUNT', DEADLINES, '(' .. since, '+inf')

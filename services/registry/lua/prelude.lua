@@ -9,6 +9,7 @@ local PENDING, SETTLED, WAITING = KEYS[13], KEYS[14], KEYS[15]
 local COUNTERS, FREE, DEADLINES = KEYS[16], KEYS[17], KEYS[18]
 local CHANGES, GONE, WATCH = KEYS[19], KEYS[20], KEYS[21]
 local REPORTS, EVENTS, NUDGES = KEYS[22], KEYS[23], KEYS[24]
+local HANDED = KEYS[25]
 
 local TTL, GAP_START, GAP_UNTIL = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local a = cjson.decode(ARGV[4])
@@ -46,6 +47,11 @@ local function write(key, field, value)
     end
   end
   redis.call('HSET', key, field, cjson.encode(value))
+end
+
+-- Tells those who wait for messages of the town: an agent, or '@' and a slot.
+local function hint(text)
+  redis.call('PUBLISH', string.gsub(KEYS[1], 'agents$', 'hints'), text)
 end
 
 -- Whether watchers were told already; they read when the whole script is over.
@@ -141,6 +147,58 @@ local function active_drain()
     local instance = read(INSTANCES, slot)
     if instance and instance.boot == boot and alive(instance) then return drain end
   end
+end
+
+-- Those that new leases are spread over, by name, each with what it has; the boot of
+-- `also` counts even if it is about to go.
+local function mates(drain, also)
+  local found, by_boot = {}, {}
+  local raw = redis.call('HGETALL', INSTANCES)
+  for i = 1, #raw, 2 do
+    local slot, instance = raw[i], cjson.decode(raw[i + 1])
+    local ends = instance.leaving or (drain and drain.bound[slot] == instance.boot)
+    if alive(instance) and (slot == also or not ends) then
+      local limited = instance.capacity > 0
+      local mate = {
+        slot = slot, boot = instance.boot, sequence = instance.sequence, count = 0,
+        capacity = math.min(limited and instance.capacity or a.leases_max, a.leases_max),
+        weight = limited and instance.capacity or a.weight_unlimited,
+      }
+      found[#found + 1], by_boot[slot .. '/' .. instance.boot] = mate, mate
+    end
+  end
+  table.sort(found, function(one, other) return one.slot < other.slot end)
+  for _, each in ipairs(redis.call('HVALS', LEASES)) do
+    local lease = cjson.decode(each)
+    local mate = by_boot[lease.instance .. '/' .. lease.boot]
+    if mate then mate.count = mate.count + 1 end
+  end
+  return found
+end
+
+-- The one that one more agent fills least, of those that registered since it was listed.
+local function emptiest(all, listed)
+  local found, least
+  for _, mate in ipairs(all) do
+    local fill = (mate.count + 1) / mate.weight
+    if mate.count < mate.capacity and listed < mate.sequence
+        and not (found and least <= fill) then
+      found, least = mate, fill
+    end
+  end
+  return found
+end
+
+-- Gives a boot the lease of an agent, under the next epoch.
+local function lease_to(slot, boot, agent, meta)
+  write(LEASES, agent, {
+    epoch = redis.call('HINCRBY', EPOCHS, agent, 1),
+    instance = slot, boot = boot, acquired = now,
+  })
+  meta.state, meta.end_reason, meta.listed = 'active', '', -1
+  save(agent, meta)
+  redis.call('ZREM', FREE, agent)
+  redis.call('HDEL', HANDED, agent)
 end
 
 -- A record as an answer: agent, meta, spec, lease, whether it is live, pending.

@@ -10,7 +10,7 @@ import pytest
 
 from services.chassis.auth import Kind
 from services.chassis.errors import Reason, ServiceError
-from services.registry.hints import HINTS_MAX
+from services.registry.hints import HANDED, HINTS_MAX
 from services.registry.inbox import TEXT_BYTES_MAX
 from tests.contract.registry.test_policy import METHODS, outcome, request_about
 from tests.support.registry_samples import (
@@ -260,6 +260,16 @@ class TestWatch:
 
         assert [str(POLECAT), ""] == first
         assert str(MAYOR) == await self.hint(call)
+
+    async def test_names_who_was_handed_leases(self, registry, inbox):
+        """No agent then."""
+        call = self.watch(inbox)
+        assert "" == await self.hint(call)
+        registry.store.watchers.tell(TOWN, HANDED + "two")
+
+        async with asyncio.timeout(5):
+            hint = await call.read()
+        assert ("", f"{PARENT}/instances/two") == (hint.agent, hint.instance)
 
     async def test_names_all_again_when_hints_were_lost(self, registry, inbox):
         """After the store came back, whoever waits is named once more."""

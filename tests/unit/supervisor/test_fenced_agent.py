@@ -66,6 +66,19 @@ async def test_a_rebuilt_catalog_costs_nothing(world: World) -> None:
     assert agent.epoch == world.snapshots.uploads[-1].epoch
 
 
+async def test_who_leaves_says_so_when_it_asks_for_its_lease_too(world: World) -> None:
+    """Said otherwise for one beat, it would be handed agents in it."""
+    agent = await world.boot()
+    first = await fenced(world, agent)
+    agent._around.leaving.set()
+
+    with pytest.raises(ServiceError):
+        await agent.save()
+    await wait_until(lambda: runs(agent, first.epoch + 1))
+
+    assert world.registry.leaving
+
+
 async def test_what_is_anothers_is_left_alone(world: World) -> None:
     """The registry says that the lease is lost: nothing is claimed, the file is kept
     aside."""
@@ -84,7 +97,7 @@ async def test_what_is_anothers_is_left_alone(world: World) -> None:
 async def test_nobody_can_say(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the registry it is taken for lost: two must not run one agent."""
 
-    async def away(*_: object) -> None:
+    async def away(*_: object, **__: object) -> None:
         raise ServiceError(Reason.SERVICE_UNAVAILABLE, "cannot reach the registry")
 
     agent = await world.boot()

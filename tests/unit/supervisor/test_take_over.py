@@ -232,3 +232,45 @@ async def test_a_stop_is_one_when_the_registry_has_heard(
 
     assert ({NAME: "stopped"}, set()) == (world.registry.ended, world.registry.held)
     assert State.EXITED == run.state
+
+
+async def test_what_is_handed_to_us_is_claimed_without_waiting_for_a_beat(
+    world: World, around: Surroundings, roster: Roster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once more where a claim was under way: it may have been too early."""
+    heart, claim = Heartbeat(around, roster, ignore, 0.0, ignore), world.registry.claim
+    told = asyncio.Event()
+
+    async def claim_once_told() -> list[Claim]:
+        await told.wait()
+        return await claim()
+
+    monkeypatch.setattr(world.registry, "claim", claim_once_told)
+    world.registry.claimable = 1
+    await heart._beat_once()
+    world.registry.hints = [None, None]
+    watching = asyncio.create_task(heart.watch_messages())
+    await wait_until(lambda: not world.registry.hints)
+    told.set()
+    await around.settle()
+
+    assert State.RUNNING == roster.find(NAME).run.state  # type: ignore[union-attr]
+    assert 2 == world.registry.claims
+    watching.cancel()
+    await roster.leave(1.0)
+
+
+async def test_who_leaves_takes_nothing_that_is_handed_to_it(
+    world: World, around: Surroundings, roster: Roster
+) -> None:
+    """It goes on when the instance has gone."""
+    heart = Heartbeat(around, roster, ignore, 0.0, ignore)
+    await heart.say_leaving()
+    world.registry.hints = [None, OTHER]
+    watching = asyncio.create_task(heart.watch_messages())
+
+    await wait_until(lambda: not world.registry.hints)
+    await around.settle()
+
+    assert 0 == world.registry.claims
+    watching.cancel()
