@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import structlog
 from redis.asyncio.cluster import RedisCluster
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from services.chassis.clock import Clock, SystemClock
 from services.chassis.parsers import natural_int, one_of
@@ -132,6 +132,8 @@ class Durability:
         with store_errors():
             try:
                 raw = await asked(self._store, "CONFIG GET", *_DURABLE)
+            except NoPermissionError:
+                raise  # it would say, but not to this user
             except ResponseError as error:
                 raise not_durable(
                     "Redis does not say how it writes, "

@@ -68,10 +68,12 @@ def redis_url(given: str) -> str:
     cluster = boolean(options.pop("cluster", "false"))
     if cluster and parts.scheme == "unix":
         raise ValueError("asks for a cluster behind one unix socket")
-    if cluster and parts.path.strip("/") not in {"", "0"}:
-        raise ValueError("names a database, which a cluster does not have")
     if unknown := _unknown(options, {"db"}):
         raise ValueError(unknown)
+    if not re.fullmatch(r"[0-9]{1,5}", options.get("db", "0")):
+        raise ValueError("has no number as its db")
+    if cluster and {parts.path.strip("/"), options.get("db", "0")} - {"", "0"}:
+        raise ValueError("names a database, which a cluster does not have")
     return given
 
 

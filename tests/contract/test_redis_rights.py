@@ -9,7 +9,7 @@ import pytest
 from redis.exceptions import NoPermissionError
 
 from services.chassis.errors import Reason, ServiceError
-from services.chassis.redis_pool import RedisSettings, Script, connect
+from services.chassis.redis_pool import Durability, RedisSettings, Script, connect
 from services.registry.redis_store import opened
 from services.snapshots.stores import check_user
 from tests.support import redis_rights
@@ -164,6 +164,17 @@ async def test_a_right_that_is_taken_from_a_running_service(
 
     assert REGISTRY in said
     assert "'incr'" in said
+    await store.aclose()
+
+
+async def test_the_right_to_ask_how_it_writes(valkey: ValkeyProcess) -> None:
+    """Refused as a right, not as a server that cannot say."""
+    store = await connect(redis_rights.url(valkey, REGISTRY))
+    valkey.command("ACL", "SETUSER", REGISTRY, "-config|get")
+
+    said = await refusal(Durability(store).check())
+
+    assert "'config|get'" in said
     await store.aclose()
 
 
