@@ -131,7 +131,7 @@ class Reason(StrEnum):
     NO_INSTANCE = "NO_INSTANCE", Code.UNAVAILABLE
     RUNTIME_UNREACHABLE = "RUNTIME_UNREACHABLE", Code.UNAVAILABLE
     KEYS_UNAVAILABLE = "KEYS_UNAVAILABLE", Code.UNAVAILABLE
-    # promised, not served yet
+    # of a service that is older than its caller
     NOT_SERVED_YET = "NOT_SERVED_YET", Code.UNIMPLEMENTED
     SIGNING_DISABLED = "SIGNING_DISABLED", Code.UNIMPLEMENTED
     # stored bytes fail their digest: call someone

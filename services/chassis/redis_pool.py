@@ -20,6 +20,7 @@ from services.chassis.redis_client import (
     Store,
     asked,
     connect,
+    forbidden,
     not_durable,
     store_errors,
 )
@@ -132,8 +133,10 @@ class Durability:
         with store_errors():
             try:
                 raw = await asked(self._store, "CONFIG GET", *_DURABLE)
-            except NoPermissionError:
-                raise  # it would say, but not to this user
+            except NoPermissionError as error:
+                # It would say, but not to this user.
+                why = f"{error}; or vouch with TOWNKEEPER_REDIS_DURABLE"
+                raise forbidden(why) from error
             except ResponseError as error:
                 raise not_durable(
                     "Redis does not say how it writes, "

@@ -120,6 +120,8 @@ def make_programs(
         "TOWNKEEPER_DATA_DIR": str(data.container),
         "TOWNKEEPER_INSTANCE": INSTANCE,
         "TOWNKEEPER_EXEC": exec_programs,
+        # Who presses Ctrl-C waits for no turn, only for saves.
+        "TOWNKEEPER_DRAIN_BUDGET": "40s",
         "GASTOWN_TOWN_ID": marking.town,
     }
     listen = {

@@ -1,8 +1,7 @@
 """Who waits for messages or changes of which town, and the hints on their way to them.
 
-A hint is the id of an agent, or "@" and the slot of an instance that was handed leases;
-"" says that some may have been missed, so list again. A nudge says nothing but that
-there may be a change.
+A hint is the id of an agent, or who was handed leases; "" says that some may have been
+missed, so list again. A nudge says nothing but that there may be a change.
 """
 
 from __future__ import annotations
@@ -10,43 +9,53 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, TypeAlias
 
 from services.registry import refusals
 
 # More agents than that at once, unread, and the watcher is not reading.
 HINTS_MAX: Final = 1024
 MISSED: Final = ""
-HANDED: Final = "@"
 
 
-class Watcher(AsyncIterator[str]):
-    """The hints for one watch: each agent once, in order, at most HINTS_MAX."""
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """The slot of an instance that was handed leases."""
+
+    slot: str
+
+
+Hint: TypeAlias = str | Handed
+
+
+class Watcher(AsyncIterator[Hint]):
+    """The hints for one watch: each once, in order, at most HINTS_MAX."""
 
     def __init__(self, town: str) -> None:
         self._town = town
-        self._agents: dict[str, None] = {}
+        self._hints: dict[Hint, None] = {}
         self._news = asyncio.Event()
         self._too_slow = False
 
-    def tell(self, agent: str) -> None:
-        if agent == MISSED:
-            # Listing again names them all.
-            self._agents.clear()
-        self._agents[agent] = None
-        self._too_slow = self._too_slow or len(self._agents) > HINTS_MAX
+    def tell(self, hint: Hint) -> None:
+        if hint == MISSED:
+            # Listing again names all agents; heartbeats tell of what was handed.
+            self._hints.clear()
+        self._hints[hint] = None
+        self._too_slow = self._too_slow or len(self._hints) > HINTS_MAX
         if self._too_slow:
-            self._agents.clear()
+            self._hints.clear()
         self._news.set()
 
-    async def __anext__(self) -> str:
+    async def __anext__(self) -> Hint:
         while True:
             if self._too_slow:
                 raise refusals.watcher_too_slow(self._town)
-            if self._agents:
-                agent = next(iter(self._agents))
-                del self._agents[agent]
-                return agent
+            if self._hints:
+                hint = next(iter(self._hints))
+                del self._hints[hint]
+                return hint
             self._news.clear()
             await self._news.wait()
 
@@ -68,9 +77,9 @@ class Watchers:
             if not self._by_town[town]:
                 del self._by_town[town]
 
-    def tell(self, town: str, agent: str) -> None:
+    def tell(self, town: str, hint: Hint) -> None:
         for watcher in self._by_town.get(town, ()):
-            watcher.tell(agent)
+            watcher.tell(hint)
 
     def missed(self) -> None:
         """Says to all that hints may have been lost."""

@@ -8,7 +8,7 @@ from typing import Any
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName, InstanceName, MessageName, TownName
 from services.registry import wire
-from services.registry.hints import HANDED, MISSED
+from services.registry.hints import MISSED, Handed, Hint
 from services.registry.inbox import (
     OUTCOMES,
     Acknowledgement,
@@ -93,8 +93,8 @@ class InboxServicer:
                     yield _hint(town, hint)
 
 
-def _hint(town: str, hint: str) -> pb.WatchMessagesResponse:
-    if hint.startswith(HANDED):
-        instance = InstanceName(town, hint.removeprefix(HANDED))
+def _hint(town: str, hint: Hint) -> pb.WatchMessagesResponse:
+    if isinstance(hint, Handed):
+        instance = InstanceName(town, hint.slot)
         return pb.WatchMessagesResponse(instance=str(instance))
     return pb.WatchMessagesResponse(agent=str(AgentName(town, hint)))

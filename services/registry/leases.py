@@ -114,7 +114,7 @@ class Evidence:
 @dataclass(frozen=True, slots=True)
 class Pulse:
     """What a heartbeat learns: leases lost, inboxes that wait, a drain's nonce, how
-    many agents are on offer and how many instances are alive."""
+    many agents are on offer or were handed to it, and how many instances are alive."""
 
     lost: tuple[str, ...] = ()
     pending: tuple[str, ...] = ()

@@ -17,12 +17,13 @@ from redis.exceptions import RedisError
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.redis_pool import Store
 from services.chassis.telemetry import Event
-from services.registry.hints import Nudges, Watchers
+from services.registry.hints import Handed, Hint, Nudges, Watchers
 from services.registry.redis_town import channel
 
 _EVERY_TOWN: Final = channel("*", "*")
 _AHEAD: Final = _EVERY_TOWN.partition("*")[0]
 _OF_MESSAGES: Final = "hints"
+_OF_LEASES: Final = "handed"
 # How long a read may stay silent before it looks whether the connection lives.
 READ_LIMIT_S: Final = 5.0
 RECONNECT_PAUSE_S: Final = 0.2
@@ -41,7 +42,7 @@ class RedisHints:
         self._listening = asyncio.Event()
 
     @asynccontextmanager
-    async def watch(self, town: str) -> AsyncIterator[AsyncIterator[str]]:
+    async def watch(self, town: str) -> AsyncIterator[AsyncIterator[Hint]]:
         """Hints about what is accepted from now on."""
         with self._watchers.watching(town) as watcher:
             try:
@@ -89,5 +90,7 @@ class RedisHints:
                 town, _, what = name.rpartition("}:")
                 if what == _OF_MESSAGES:
                     self._watchers.tell(town, message["data"].decode())
+                elif what == _OF_LEASES:
+                    self._watchers.tell(town, Handed(message["data"].decode()))
                 # A message that waits is a change of its agent as well.
                 self.nudges.tell(town)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 
 from services.chassis.names import AgentName, MessageName
+from services.registry.hints import Hint
 from services.registry.inbox import (
     PENDING_MAX,
     Acknowledgement,
@@ -93,7 +94,7 @@ class RedisInbox:
         answer = await self._redis.ask("waiting_agents", town)
         return texts(answer.values[0])
 
-    def hints(self, town: str) -> AbstractAsyncContextManager[AsyncIterator[str]]:
+    def hints(self, town: str) -> AbstractAsyncContextManager[AsyncIterator[Hint]]:
         return self._hints.watch(town)
 
     def _settled_kept(self) -> int:

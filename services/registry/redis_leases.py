@@ -156,16 +156,16 @@ class RedisLeases:
         if agents:
             return [
                 (self._specs.agent(name.town, raw), bool(taken))
-                for raw, taken in answer.values[0]
+                for raw, taken, _ in answer.values[0]
             ]
         claims: list[tuple[Agent, bool]] = []
         closed: list[Release] = []
-        for raw, taken in answer.values[0]:
+        for raw, taken, is_new in answer.values[0]:
             agent = self._specs.listed(name.town, raw)
             if agent.spec is not None:
                 claims.append((agent, bool(taken)))
-            elif agent.lease and agent.lease.acquire_time == answer.now:
-                # What it held before may run there yet, and stays.
+            elif agent.lease and is_new:
+                # What it was told of before may run there yet, and stays.
                 epoch = agent.lease.epoch
                 closed.append(Release(agent.name.agent, epoch, wait_for_boot=True))
         if closed:

@@ -18,6 +18,7 @@ from services.registry.agents import Agent, AgentPage, State
 from services.registry.changes import Changes, Position
 from services.registry.entries import Entry
 from services.registry.event_log import AgentEvent, EventPage
+from services.registry.hints import Hint
 from services.registry.inbox import (
     Acknowledgement,
     Message,
@@ -105,7 +106,8 @@ class LeaseStore(Protocol):
         *,
         leaving: bool = False,
     ) -> Pulse:
-        """Renews the instance; one that is leaving is given no more agents.
+        """Renews the instance. One that has said that it leaves is given no more
+        agents, and what it was handed and not told of is on offer.
 
         Raises INSTANCE_NOT_FOUND, LEASE_FENCED.
         """
@@ -132,8 +134,8 @@ class LeaseStore(Protocol):
 
         Without names: active agents that nobody holds, at most `limit` and the
         instance's capacity; entries of a list only if the instance registered after
-        it. Those it holds already come along. With names: all of them or none;
-        `renew` gives those it holds their next epoch too, also while it drains.
+        it. Those it was handed or holds already come along. With names: all of them or
+        none; `renew` gives those it holds their next epoch too, also while it drains.
         Raises INSTANCE_NOT_FOUND, LEASE_FENCED, DRAINING, AGENT_NOT_FOUND,
         NO_START_REQUEST, LEASE_HELD.
         """
@@ -141,7 +143,12 @@ class LeaseStore(Protocol):
     async def release(
         self, name: InstanceName, boot_id: str, releases: Sequence[Release]
     ) -> list[str]:
-        """Gives leases back; returns the agents whose lease was not held any more."""
+        """Gives leases back; returns the agents whose lease was not held any more.
+
+        What must run elsewhere is handed on by one that leaves or drains: to the ready
+        instance that it fills least, under the next epoch. `hints` and heartbeats tell
+        that one, until it claims. Anybody may claim what nobody has room for.
+        """
 
     async def announce_drain(self, town: str, slots: Sequence[str] = ()) -> Drain:
         """Binds these live instances, none means all, to those already bound. Raises
@@ -180,7 +187,7 @@ class InboxStore(Protocol):
     async def waiting_agents(self, town: str) -> list[str]:
         """Agents that have pending messages."""
 
-    def hints(self, town: str) -> AbstractAsyncContextManager[AsyncIterator[str]]:
+    def hints(self, town: str) -> AbstractAsyncContextManager[AsyncIterator[Hint]]:
         """Agents that get a message from now on; "" says that some may have been
         missed. Raises WATCHER_TOO_SLOW from the iterator, and STORE_UNAVAILABLE."""
 

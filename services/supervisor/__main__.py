@@ -16,7 +16,6 @@ from typing import Final
 
 import structlog
 
-from services.chassis.channels import StaticToken
 from services.chassis.clock import SystemClock
 from services.chassis.errors import ServiceError
 from services.chassis.key_sources import FetchedKeys
@@ -29,6 +28,8 @@ from services.chassis.settings import SettingsError, load
 from services.chassis.tasks import ended
 from services.chassis.telemetry import configure_logging
 from services.supervisor import spawn
+from services.supervisor.container_token import ContainerToken
+from services.supervisor.drain import Drain
 from services.supervisor.errand import report_failure
 from services.supervisor.events import EventLog
 from services.supervisor.freezer import Freezer
@@ -52,8 +53,6 @@ from townkeeper.supervisor.v1 import supervisor_pb2, supervisor_pb2_grpc
 
 log = structlog.get_logger()
 
-# What each agent gets on SIGTERM; deploy/base leaves room to save as well.
-LEAVE_GRACE_S: Final = 10.0
 SERVICE: Final = supervisor_pb2.DESCRIPTOR.services_by_name["SupervisorService"]
 
 
@@ -61,7 +60,8 @@ async def serve(settings: Settings) -> None:
     """One supervisor's life."""
     spawn.adopt_orphans()
     identity = Identity(settings.town, settings.instance, str(uuid.uuid4()))
-    around = _surroundings(settings, identity)
+    token = ContainerToken(settings.container_token, settings.town)
+    around = _surroundings(settings, identity, token)
     roster = Roster(around)
     known = RevocationList(followed=True)
     verifier = settings.trust.verifier(
@@ -72,11 +72,19 @@ async def serve(settings: Settings) -> None:
     )
     server.health.register("tokens", verifier.check_known)
     server.health.note("revocations", verifier.check_following)
-    supervisor_pb2_grpc.add_SupervisorServiceServicer_to_server(
-        SupervisorServicer(roster, around, settings.exec_policy), server.grpc
-    )
     tasks: list[asyncio.Task[None]] = []
     hearts: list[Heartbeat] = []
+
+    async def announce() -> None:
+        for heart in hearts:
+            await heart.say_leaving()
+
+    drain = Drain(roster, announce)
+    servicer = SupervisorServicer(
+        *(roster, drain, around, settings.exec_policy),
+        refresh=partial(token.replace, verifier=verifier),
+    )
+    supervisor_pb2_grpc.add_SupervisorServiceServicer_to_server(servicer, server.grpc)
 
     async def join(port: int) -> None:
         address = f"{settings.address.rpartition(':')[0]}:{port}"
@@ -87,7 +95,7 @@ async def serve(settings: Settings) -> None:
         await _end_strangers(around, claims)
         freezer = Freezer(settings.town, around.ledger, around.events, around.may_start)
         heart = Heartbeat(
-            *(around, roster, register, interval_s, replaced),
+            *(around, roster, register, interval_s, partial(_replaced, roster)),
             freezer=freezer if settings.freezes else None,
         )
         hearts.append(heart)
@@ -101,21 +109,21 @@ async def serve(settings: Settings) -> None:
             tasks.append(asyncio.create_task(step, name=name))
             tasks[-1].add_done_callback(_end_if_failed)
 
-    async def replaced(why: str) -> None:
-        # Whatever we still do is refused: end our agents, then ourselves, as a crash.
-        log.error("instance.replaced", why=why)
-        await roster.lost_all(why)
-        os._exit(1)
-
     async def leave() -> None:
-        for heart in hearts:
-            await heart.say_leaving()
-        await roster.leave(LEAVE_GRACE_S)
+        drain.begin(settings.drain_budget_s)
+        await drain.ended()
         await ended(*tasks)
         await _sign_off(around)
 
     with serving_metrics(settings.metrics), shown(roster):
         await run_until_signal(server, on_stop=leave, on_start=join)
+
+
+async def _replaced(roster: Roster, why: str) -> None:
+    # Whatever we still do is refused: end our agents, then ourselves, as a crash.
+    log.error("instance.replaced", why=why)
+    await roster.lost_all(why)
+    os._exit(1)
 
 
 async def _sign_off(around: Surroundings) -> None:
@@ -127,8 +135,10 @@ async def _sign_off(around: Surroundings) -> None:
     await around.hydrator.snapshots.close()
 
 
-def _surroundings(settings: Settings, identity: Identity) -> Surroundings:
-    token, clock = StaticToken(settings.container_token), SystemClock()
+def _surroundings(
+    settings: Settings, identity: Identity, token: ContainerToken
+) -> Surroundings:
+    clock = SystemClock()
     ledger = Ledger(settings.data_dir / "ledger")
     runtimes = make_runtimes(settings)
     hydrator = Hydrator(

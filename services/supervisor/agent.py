@@ -82,8 +82,11 @@ class Agent(Ending):
             await self._tell_end()
             return self.run
 
-    async def leave(self, grace_s: float) -> None:
-        """As `stop`, for a supervisor that ends: the agent must run elsewhere."""
+    async def leave(self, grace_s: float, *, cut: asyncio.Event | None = None) -> None:
+        """As `stop`, for a supervisor that ends: the agent must run elsewhere. A turn
+        that is under way may end by itself until `cut` is set."""
+        if cut is not None and self._live is not None:
+            await self._live.finish(cut)
         async with self._lock:
             await self._halt(grace_s, "", patient=True)
             # Nobody shows a lease that is in doubt, and it must go on elsewhere.

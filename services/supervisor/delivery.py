@@ -67,6 +67,18 @@ class Delivery:
         self._wake = asyncio.Event()
         self._turns: dict[str, asyncio.Future[TurnEnd]] = {}
         self._failures = 0  # in a row
+        self._closed = False
+        self._giving = asyncio.Lock()  # held from a message's turn to its end
+
+    def close(self) -> None:
+        """No message is given from now on; one that was is settled."""
+        self._closed = True
+        self._wake.set()
+
+    async def settled(self) -> None:
+        """Returns when no message is on its way."""
+        async with self._giving:
+            return
 
     def wake(self) -> None:
         """Says that the inbox may hold something new."""
@@ -81,12 +93,14 @@ class Delivery:
     async def run(self, prompt: Message | None) -> None:
         """Delivers the startup prompt, if there is one, then the inbox, for ever.
 
-        Ends by itself only when the lease is lost or the process has ended.
+        Ends by itself only when it is closed, the lease is lost or the process has
+        ended.
         """
-        while True:
+        while not self._closed:
             try:
                 if prompt is not None:
-                    await self._give(prompt)
+                    async with self._giving:
+                        await self._give(prompt)
                     prompt = None
                 await self._empty_inbox()
                 self._failures = 0
@@ -106,7 +120,10 @@ class Delivery:
     async def _empty_inbox(self) -> None:
         self._wake.clear()
         for message in await self._inbox.pending(self._name):
-            await self._deliver(message)
+            async with self._giving:
+                if self._closed:
+                    return
+                await self._deliver(message)
             # An inbox that is never empty would add up what lies far apart.
             self._failures = 0
             self._wake.set()  # there may be more than one page

@@ -66,6 +66,7 @@ class Heartbeat:
         if self._freezer is not None:
             await self._freezer.renewed(sent_at, pulse.ttl_s, pulse.living, lost)
         self._roster.wake(pulse.pending)
+        # A claim that is under way will have what this beat was told of.
         if (pulse.claimable or self._unclaimed) and not self._claiming:
             self._claim_soon()
         if self._around.unreleased and not self._telling:
@@ -101,7 +102,7 @@ class Heartbeat:
         """Takes what was handed to us, and our part of the agents that have lost their
         holder, and runs them."""
         try:
-            while self._unclaimed:
+            while self._unclaimed and not self._around.leaving.is_set():
                 self._unclaimed = False
                 claims = await self._registry.claim()
                 self._around.keep(self._roster.take_over(claims))

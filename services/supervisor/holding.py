@@ -64,6 +64,11 @@ class Holding:
         return self._saver.lag_s if self._saver is not None else 0.0
 
     @property
+    def alive(self) -> bool:
+        """Whether it has a run that has not ended."""
+        return self.run is not None and self.run.alive
+
+    @property
     def holds_lease(self) -> bool:
         return self._claim is not None
 

@@ -27,6 +27,7 @@ from services.supervisor.runtime import (
     Output,
     Runtime,
     RuntimeEvent,
+    Status,
     TurnEnd,
 )
 from services.supervisor.saver import Saver
@@ -62,6 +63,7 @@ class LiveRun:
         self._handle: Handle | None = None
         self._delivery: Delivery | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._news = asyncio.Event()  # its status may have changed, or it has ended
 
     @property
     def handle(self) -> Handle:
@@ -133,9 +135,30 @@ class LiveRun:
         await self._credential.end()
         return report
 
+    async def finish(self, cut: asyncio.Event) -> None:
+        """Gives no more messages, and returns when no turn is under way, the process
+        has ended, or `cut` is set."""
+        if self._delivery is None:
+            return
+        self._delivery.close()
+        steps = [
+            asyncio.ensure_future(step)
+            for step in (self._idle(self._delivery), cut.wait())
+        ]
+        await asyncio.wait(steps, return_when=asyncio.FIRST_COMPLETED)
+        for step in steps:
+            step.cancel()
+
+    async def _idle(self, delivery: Delivery) -> None:
+        await delivery.settled()
+        while self._tasks and self.run.status is not Status.IDLE:
+            self._news.clear()
+            await self._news.wait()
+
     async def end(self) -> None:
         """Ends what goes on beside the process; the saver itself stays open."""
         tasks, self._tasks = self._tasks, []
+        self._news.set()
         for task in tasks:
             task.cancel()
         if tasks:  # one that has failed was told of, and must not stop the stop
@@ -161,6 +184,7 @@ class LiveRun:
         match event.kind:
             case EventKind.STATUS if event.status is not None:
                 run.status = event.status
+                self._news.set()
             case EventKind.TOOL_STARTED:
                 run.active_tools[event.call_id or event.name] = event.tool or ""
             case EventKind.TOOL_ENDED:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -75,7 +75,10 @@ class Roster:
             self._booting[claim.name] = claim.epoch
             try:
                 async with self._boots:
-                    await self._agent(claim.name).resume(claim)
+                    if self._around.leaving.is_set():
+                        await self._around.release(claim, "")
+                    else:
+                        await self._agent(claim.name).resume(claim)
             finally:
                 del self._booting[claim.name]
 
@@ -86,7 +89,8 @@ class Roster:
                 log.error("agent.boot_failed", exc_info=result)
 
     async def take_over(self, claims: Iterable[Claim]) -> None:
-        """Brings back those that are new here; the registry names what is held too."""
+        """Brings back those that are new here; the registry names what is held too.
+        Who is about to go gives them back at once."""
         new = []
         for claim in claims:
             agent = self._agents.get(claim.name)
@@ -94,20 +98,35 @@ class Roster:
             if claim.epoch > max(taken, self._booting.get(claim.name, 0)):
                 new.append(claim)
         if self._around.leaving.is_set():
-            return  # all that is leased here is given back when the instance is
+            for claim in new:
+                await self._around.release(claim, "")
+            return
         if new:
             log.info("agents.taken_over", agents=[str(claim.name) for claim in new])
             await self.boot(new)
 
-    async def leave(self, grace_s: float) -> None:
-        """Stops and saves every agent; each must run elsewhere. Never raises."""
+    async def leave(
+        self,
+        grace_s: float,
+        *,
+        cut: asyncio.Event | None = None,
+        on_left: Callable[[Agent], None] = lambda agent: None,
+    ) -> None:
+        """Stops and saves every agent; each must run elsewhere. One that works may end
+        its turn until `cut` is set. Never raises: `on_left` is told of each, and its
+        run says what went wrong."""
         self._around.leaving.set()
-        results = await asyncio.gather(
-            *(agent.leave(grace_s) for agent in self.agents), return_exceptions=True
-        )
-        for agent, result in zip(self.agents, results, strict=True):
-            if isinstance(result, BaseException):
-                log.error("agent.leave_failed", agent=str(agent.name), why=str(result))
+
+        async def leave(agent: Agent) -> None:
+            try:
+                await agent.leave(grace_s, cut=cut)
+            except Exception as error:  # each is on its own
+                log.error("agent.leave_failed", agent=str(agent.name), why=str(error))
+                if agent.run is not None:
+                    agent.run.error = str(error)
+            on_left(agent)
+
+        await asyncio.gather(*map(leave, self.agents))
         await self._around.settle()
 
     def lost(self, leases: Mapping[AgentName, int], why: str) -> None:

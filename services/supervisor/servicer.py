@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
 import grpc.aio
@@ -10,6 +10,7 @@ import grpc.aio
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName, SnapshotName, TownName
 from services.supervisor.agent import STOP_GRACE_S, Agent
+from services.supervisor.drain import Drain
 from services.supervisor.exec_runtime import ExecPolicy
 from services.supervisor.roster import Roster
 from services.supervisor.run import Run
@@ -24,15 +25,24 @@ Context = grpc.aio.ServicerContext[Any, Any]
 PAGE_DEFAULT: Final = 50
 PAGE_MAX: Final = 500
 GRACE_MAX_S: Final = 300.0
+BUDGET_DEFAULT_S: Final = 600.0
+BUDGET_MAX_S: Final = 3600.0
 
 
 class SupervisorServicer(supervisor_pb2_grpc.SupervisorServiceServicer):
     """Implements `SupervisorService`; the contract is told in its proto."""
 
     def __init__(
-        self, roster: Roster, around: Surroundings, exec_policy: ExecPolicy
+        self,
+        roster: Roster,
+        drain: Drain,
+        around: Surroundings,
+        exec_policy: ExecPolicy,
+        refresh: Callable[[str], Awaitable[None]],
     ) -> None:
         self._roster = roster
+        self._drain = drain
+        self._refresh = refresh
         self._around = around
         self._exec_policy = exec_policy
 
@@ -163,13 +173,30 @@ class SupervisorServicer(supervisor_pb2_grpc.SupervisorServiceServicer):
     async def RefreshCredentials(
         self, request: pb.RefreshCredentialsRequest, context: Context
     ) -> pb.RefreshCredentialsResponse:
-        raise _not_served_yet("RefreshCredentials", "start the supervisor anew")
+        self._roster.check_town(TownName.parse(request.parent).town)
+        await self._refresh(request.token)
+        alive = sum(agent.alive for agent in self._roster.agents)
+        return pb.RefreshCredentialsResponse(agent_count=alive)
 
     async def Drain(
         self, request: pb.DrainRequest, context: Context
     ) -> AsyncIterator[pb.DrainResponse]:
-        raise _not_served_yet("Drain", "send SIGTERM to the supervisor")
-        yield  # makes this a stream
+        self._roster.check_town(TownName.parse(request.parent).town)
+        budget_s = BUDGET_DEFAULT_S
+        if request.HasField("budget"):
+            budget_s = request.budget.ToTimedelta().total_seconds()
+        if not 0 <= budget_s <= BUDGET_MAX_S:
+            raise ServiceError(
+                Reason.FIELD_INVALID,
+                f"cannot drain in {budget_s:g} s: give a budget of 0 to"
+                f" {BUDGET_MAX_S:g} s",
+                field="budget",
+            )
+        self._drain.begin(budget_s)
+        async for receipt in self._drain.receipts():
+            yield pb.DrainResponse(
+                run=self._proto(receipt.run), remaining_count=receipt.remaining
+            )
 
     def _proto(self, run: Run) -> resources_pb2.Run:
         return run_to_proto(run, self._around.identity, 0.0)
@@ -192,10 +219,4 @@ def _page_error(field: str) -> ServiceError:
         Reason.FIELD_INVALID,
         f"cannot use a negative {field}: give 0 for the default",
         field=field,
-    )
-
-
-def _not_served_yet(rpc: str, instead: str) -> ServiceError:
-    return ServiceError(
-        Reason.NOT_SERVED_YET, f"cannot serve {rpc} yet: {instead}", rpc=rpc
     )

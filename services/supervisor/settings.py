@@ -12,6 +12,7 @@ from services.chassis.parsers import (
 )
 from services.chassis.parsers import (
     directory,
+    duration,
     executable,
     instance_id,
     listen_address,
@@ -84,6 +85,14 @@ class Settings:
         help="how many agents this container is for; claims are spread by it, starts by"
         " name are never refused; 0 means no limit",
         example="20",
+    )
+    drain_budget_s: float = var(
+        "TOWNKEEPER_DRAIN_BUDGET",
+        duration,
+        default=600.0,
+        help="how long the container may take to end at SIGTERM; what works may end its"
+        " turn in that time, less 40 s in which what does not is ended and saved",
+        example="10m",
     )
     on_lease_unknown: str = var(
         "TOWNKEEPER_ON_LEASE_UNKNOWN",

@@ -1,13 +1,17 @@
 """The supervisor over a real port: every answer and every refusal of its contract."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 from services.chassis.errors import Reason, ServiceError, rpc_errors
 from services.chassis.names import AgentName
+from services.supervisor.container_token import ContainerToken
+from services.supervisor.drain import Drain
 from services.supervisor.exec_runtime import ExecPolicy
 from services.supervisor.policy import POLICY
 from services.supervisor.roster import Roster
@@ -45,8 +49,16 @@ async def stub(tmp_path: Path) -> AsyncIterator[Any]:
     world = World(tmp_path, StoringRegistry(), FakeSnapshots(), FakeRuntime())
     around = world.surroundings()
     roster = Roster(around)
-    servicer = SupervisorServicer(roster, around, ExecPolicy.parse("/bin/agent"))
+
+    async def announce() -> None:
+        around.leaving.set()
+
     tokens = Tokens(tmp_path)
+    token = ContainerToken("old", "t")
+    servicer = SupervisorServicer(
+        *(roster, Drain(roster, announce), around, ExecPolicy.parse("/bin/agent")),
+        refresh=partial(token.replace, verifier=tokens.verifier()),
+    )
 
     def add(server: Any) -> None:
         supervisor_pb2_grpc.add_SupervisorServiceServicer_to_server(servicer, server)
@@ -222,10 +234,51 @@ async def test_refusals(stub: Any, method: str, request_: Any, reason: Reason) -
     assert reason == await refusal(getattr(stub, method)(request_))
 
 
+def started(name: str) -> pb.StartAgentRequest:
+    return pb.StartAgentRequest(name=name, spec=SPEC)
+
+
+async def test_a_drain_answers_with_a_receipt_for_each_run(stub: Any) -> None:
+    """Nothing starts from then on; who asks again is told the same."""
+    for agent in ("a", "b"):
+        await stub.StartAgent(started(f"towns/t/agents/{agent}"))
+
+    request = pb.DrainRequest(parent="towns/t")
+    receipts = await streamed(stub.Drain(request))
+
+    assert [1, 0] == [one.remaining_count for one in receipts]
+    assert {"evicted"} == {one.run.exit_reason for one in receipts}
+    assert receipts == await streamed(stub.Drain(request))
+    assert Reason.SHUTTING_DOWN == await refusal(stub.StartAgent(started(AGENT)))
+
+
+@pytest.mark.parametrize(
+    ("parent", "budget_s", "reason"),
+    [
+        ("towns/t", -1, Reason.FIELD_INVALID),
+        ("towns/t", 3601, Reason.FIELD_INVALID),
+        ("towns/another", 1, Reason.TOWN_FOREIGN),
+        ("t", 1, Reason.NAME_MALFORMED),
+    ],
+)
+async def test_a_bad_drain_empties_nothing(
+    stub: Any, parent: str, budget_s: int, reason: Reason
+) -> None:
+    """Refused before anything ends."""
+    await stub.StartAgent(started(AGENT))
+
+    budget = Duration(seconds=budget_s)
+    asked = pb.DrainRequest(parent=parent, budget=budget)
+    with pytest.raises(ServiceError) as refused:
+        await streamed(stub.Drain(asked))
+
+    assert reason == refused.value.reason
+    found = await stub.GetRun(pb.GetRunRequest(name=AGENT))
+    assert resources_pb2.Run.STATE_RUNNING == found.run.state
+
+
 async def test_streams_refuse_too(stub: Any) -> None:
     """A stream that cannot begin says why."""
-    with pytest.raises(ServiceError) as drain:
-        await streamed(stub.Drain(pb.DrainRequest(parent="towns/t")))
     with pytest.raises(ServiceError) as foreign:
         await streamed(
             stub.WatchEvents(pb.WatchEventsRequest(parent=AGENT, resume_token="x:1"))
@@ -233,6 +286,5 @@ async def test_streams_refuse_too(stub: Any) -> None:
     with pytest.raises(ServiceError) as tail:
         await streamed(stub.TailOutput(pb.TailOutputRequest(name=AGENT)))
 
-    assert Reason.NOT_SERVED_YET == drain.value.reason
     assert Reason.RESUME_TOKEN_EXPIRED == foreign.value.reason
     assert Reason.RUN_NOT_FOUND == tail.value.reason

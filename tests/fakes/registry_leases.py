@@ -9,7 +9,7 @@ from dataclasses import replace
 from services.chassis.names import AgentName, InstanceName
 from services.registry import refusals
 from services.registry.agents import Agent, State
-from services.registry.hints import HANDED
+from services.registry.hints import Handed
 from services.registry.leases import (
     EXPIRED_SHOWN,
     INSTANCES_MAX,
@@ -64,6 +64,7 @@ class MemoryLeases(MemoryTowns):
         leaving: bool = False,
     ) -> Pulse:
         town, instance = self._own(name, boot_id)
+        leaving = instance.leaving or leaving
         self._renew(town, replace(instance, leaving=leaving))
         self._sweep(town)
         lost = [run.agent for run in runs if not self._take_in(name, boot_id, run)]
@@ -79,10 +80,16 @@ class MemoryLeases(MemoryTowns):
         full = not replace(instance, lease_count=len(runs)).has_room
         if nonce or leaving or full:
             free = 0
-        free += sum(
-            slot == name.instance and self._mine(town, agent, name, boot_id) is not None
-            for agent, slot in town.handed.items()
-        )
+        for agent, slot in list(town.handed.items()):
+            lease = self._mine(town, agent, name, boot_id)
+            if slot != name.instance or lease is None:
+                continue
+            if any(run.agent == agent and agent not in lost for run in runs):
+                del town.handed[agent]
+            elif nonce or leaving:
+                self._give_up(town, town.records[agent], lease)
+            else:
+                free += 1
         living = sum(
             alive(one.expire_time, self._now(), self.gap)
             for one in town.instances.values()
@@ -191,7 +198,7 @@ class MemoryLeases(MemoryTowns):
         mates = {
             slot: one
             for slot, one in self._judged(name.town).items()
-            if one.state is InstanceState.READY or slot == name.instance
+            if one.state is InstanceState.READY
         }
         claims = []
         for _, record in self._ordered(town):
@@ -199,10 +206,11 @@ class MemoryLeases(MemoryTowns):
             wanted = record.agent.state is State.ACTIVE and record.claimable
             if self._mine(town, agent, name, boot_id):
                 town.free.pop(agent, None)
+                town.handed.pop(agent, None)
             elif self._held(town, agent) or not wanted:
                 town.free.pop(agent, None)
                 continue
-            elif record.listed >= mates[name.instance].sequence:
+            elif record.listed >= town.instances[name.instance].sequence:
                 continue
             elif self._share(town, record, name.instance, mates, limit):
                 limit -= 1
@@ -225,11 +233,12 @@ class MemoryLeases(MemoryTowns):
         own = lease is not None and lease.instance == slot
         if since > self._now() and not own:
             return False
+        found: Instance | None = None
         if own or since + self._ttl <= self._now():
-            found: Instance | None = mates[slot]
-        else:
+            found = mates.get(slot)
+        if found is None:
             found = choose(
-                replace(one, state=InstanceState.READY)
+                one
                 for one in mates.values()
                 if record.listed < one.sequence and one.has_room
             )
@@ -251,7 +260,6 @@ class MemoryLeases(MemoryTowns):
         record, old = town.records[agent], town.leases.get(agent)
         mine = self._mine(town, agent, name, boot_id)
         if mine and not renew:
-            town.handed.pop(agent, None)
             return self._shown(town, record), False
         self._lease_to(town, record, name.instance, boot_id)
         return self._shown(town, record), bool(old and old.instance and not mine)
@@ -281,13 +289,13 @@ class MemoryLeases(MemoryTowns):
             if again and (heir := self._heir(name, boot_id, record)):
                 self._lease_to(town, record, heir.slot, heir.boot_id)
                 town.handed[each.agent] = heir.slot
-                self.watchers.tell(name.town, HANDED + heir.slot)
+                self.watchers.tell(name.town, Handed(heir.slot))
+                continue
+            if again:
+                self._give_up(town, record, lease)
                 continue
             town.leases[each.agent] = replace(lease, instance="", boot_id="")
-            if not each.end_reason and not each.wait_for_boot:
-                self._offer(town, each.agent, self._now())
-            else:
-                town.free.pop(each.agent, None)
+            town.free.pop(each.agent, None)
             if each.wait_for_boot and not each.end_reason:
                 record.listed = town.registered
             if each.end_reason:
@@ -296,6 +304,13 @@ class MemoryLeases(MemoryTowns):
                 )
             self._touch(town, record)
         return skipped
+
+    def _give_up(self, town: Town, record: Record, lease: Lease) -> None:
+        agent = record.agent.name.agent
+        town.leases[agent] = replace(lease, instance="", boot_id="")
+        town.handed.pop(agent, None)
+        self._offer(town, agent, self._now())
+        self._touch(town, record)
 
     def _heir(
         self, name: InstanceName, boot_id: str, record: Record

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from services.chassis.names import AgentName, MessageName
 from services.registry import refusals
+from services.registry.hints import Hint
 from services.registry.inbox import (
     PENDING_MAX,
     Acknowledgement,
@@ -121,7 +122,7 @@ class MemoryStore(
         return sorted(self._waiting(self._town(town)))
 
     @asynccontextmanager
-    async def hints(self, town: str) -> AsyncIterator[AsyncIterator[str]]:
+    async def hints(self, town: str) -> AsyncIterator[AsyncIterator[Hint]]:
         self._town(town)
         with self.watchers.watching(town) as watcher:
             yield watcher

@@ -36,6 +36,7 @@ class FakeRuntime:
     launches: list[Launch] = field(default_factory=list)
     handles: list[FakeHandle] = field(default_factory=list)
     before: Callable[[Launch], None] = lambda launch: None
+    thinking: asyncio.Event | None = None  # set ends the turns
 
     @property
     def handle(self) -> FakeHandle:
@@ -55,7 +56,9 @@ class FakeRuntime:
         if self.refuse:
             raise self.refuse.pop(0)
         database = self.database_path(launch)
-        handle = FakeHandle(database, launch, on_event, database.exists())
+        handle = FakeHandle(
+            database, launch, on_event, database.exists(), self.thinking
+        )
         self.handles.append(handle)
         return handle
 
@@ -64,7 +67,12 @@ class FakeHandle:
     """One live run of the fake runtime."""
 
     def __init__(
-        self, database: Path, launch: Launch, on_event: EventSink, resumed: bool
+        self,
+        database: Path,
+        launch: Launch,
+        on_event: EventSink,
+        resumed: bool,
+        thinking: asyncio.Event | None = None,
     ) -> None:
         self.database = database
         self.resumed = resumed
@@ -74,6 +82,7 @@ class FakeHandle:
         self.port = None
         self.model = launch.spec.model
         self._on_event = on_event
+        self._thinking = thinking
         self._exit: asyncio.Future[ExitReport] = asyncio.Future()
         self._execute("create table if not exists said (id primary key, text)")
 
@@ -90,6 +99,10 @@ class FakeHandle:
             str(row[0]) for row in self._execute("select id from said order by rowid")
         ]
 
+    def tell(self, event: RuntimeEvent) -> None:
+        """Something that the runtime says by itself."""
+        self._on_event(event)
+
     def write(self, text: str) -> None:
         """Something that the agent commits by itself, in no turn."""
         self._execute("insert into said values (?, ?)", text, text)
@@ -97,6 +110,8 @@ class FakeHandle:
     async def deliver(self, message: Message, mode: Mode = Mode.ADD) -> None:
         self._check()
         self._execute("insert into said values (?, ?)", message.id, message.text)
+        if self._thinking is not None:
+            await self._thinking.wait()
         self._on_event(
             RuntimeEvent(
                 EventKind.TURN_CLOSED,

@@ -28,9 +28,8 @@ from typing import Final
 from services.registry.leases import TTL_S
 from tests.faults.campaign import Rows, Say, percentile, run
 from tests.support.container import Container
-from tests.support.diary import read_diary
 from tests.support.plane import PlaneProcess
-from tests.support.town import DATABASE, Town
+from tests.support.town import Town
 from tests.support.waiting import wait_until_sync
 from townkeeper.supervisor.v1 import resources_pb2, supervisor_pb2
 
@@ -75,10 +74,9 @@ class Pool:
 
     def _all_write(self) -> bool:
         """A process that runs has not opened its database yet."""
-        places = [(one[0][0], agent) for agent, one in self.running().items()]
-        written = [self.containers[slot].home(one) / DATABASE for slot, one in places]
+        places = [(agent, one[0][0]) for agent, one in self.running().items()]
         return len(places) == AGENTS and all(
-            database.exists() and read_diary(database).ticks for database in written
+            self.containers[slot].diary(agent).ticks for agent, slot in places
         )
 
     def running(self) -> dict[str, list[tuple[str, str]]]:
@@ -95,7 +93,7 @@ class Pool:
         return found
 
     def ticks(self, slot: str, agent: str) -> tuple[int, ...]:
-        return read_diary(self.containers[slot].home(agent) / DATABASE).ticks
+        return self.containers[slot].diary(agent).ticks
 
     def save(self, slot: str, agent: str) -> tuple[int, ...]:
         """What was there before a save that was acknowledged."""
@@ -139,7 +137,7 @@ def _play_round(pool: Pool, result: Round, dice: random.Random) -> None:
         if agent not in moved and found != [before[agent]]:
             complain(f"{agent} was touched: {before[agent]} is {found}")
     for agent, ticks in zip(moved, saved, strict=True):
-        diary = read_diary(pool.containers[after[agent][0][0]].home(agent) / DATABASE)
+        diary = pool.containers[after[agent][0][0]].diary(agent)
         if ticks != diary.ticks[: len(ticks)] or diary.gaps:
             complain(f"{agent} lost what had been acknowledged: {diary.gaps}")
     pool.containers[victim].start()

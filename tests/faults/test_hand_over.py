@@ -15,9 +15,9 @@ import grpc
 import pytest
 
 from tests.support.container import Container
-from tests.support.diary import Witness, read_diary
+from tests.support.diary import Witness
 from tests.support.plane import PlaneProcess
-from tests.support.town import DATABASE, Town
+from tests.support.town import Town
 from tests.support.waiting import wait_until_sync
 from townkeeper.registry.v1 import registry_pb2, resources_pb2
 
@@ -86,8 +86,7 @@ def test_who_goes_hands_on(plane: PlaneProcess, tmp_path: Path) -> None:
         assert [] == [each.name for each in shown if not each.lease.live]
         for agent, witness in witnesses.items():
             wait_until_sync(partial(writes_again, witness), what=f"{agent} goes on")
-            lives = stay[after[agent]["instanceId"]].home(agent) / DATABASE
-            assert [] == read_diary(lives).gaps
+            assert [] == stay[after[agent]["instanceId"]].diary(agent).gaps
             numbers = [tick.number for tick in witness.all()]
             assert sorted(set(numbers)) == numbers
 

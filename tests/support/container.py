@@ -27,7 +27,9 @@ from services.chassis.access import Kind
 from services.chassis.channels import StaticToken, open_sync_channel
 from services.chassis.errors import Reason, ServiceError, rpc_errors
 from services.cli.identity import Identity, descendants, identify, kill_trees
+from tests.support.diary import EMPTY, Diary, read_diary
 from tests.support.plane import COMMAND, PlaneProcess
+from tests.support.town import DATABASE
 from tests.support.waiting import wait_until_sync
 from townkeeper.supervisor.v1 import supervisor_pb2
 from townkeeper.supervisor.v1.supervisor_pb2_grpc import SupervisorServiceStub
@@ -207,6 +209,12 @@ class Container:
 
     def home(self, agent: str) -> Path:
         return self.root / "agents" / agent / "home"
+
+    def diary(self, agent: str) -> Diary:
+        """What an agent of `tests.support.town` has written; one that runs may not have
+        opened its database yet."""
+        path = self.home(agent) / DATABASE
+        return read_diary(path) if path.exists() else EMPTY
 
     def aside(self, agent: str) -> list[Path]:
         """Databases that were set aside."""

@@ -88,6 +88,7 @@ def main() -> None:
     parser.add_argument("--notes", default="", help="a file that hears of new messages")
     parser.add_argument("--last-words", action="store_true", help="commit at SIGTERM")
     parser.add_argument("--stubborn", action="store_true", help="never mind EOF")
+    parser.add_argument("--deaf", action="store_true", help="never mind SIGTERM")
     options = parser.parse_args()
     database = os.environ["TOWNKEEPER_DATABASE"]
     diary = Diary(database, options.witness, options.notes)
@@ -97,7 +98,7 @@ def main() -> None:
             diary.say_farewell()
         sys.exit(0)
 
-    signal.signal(signal.SIGTERM, on_term)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if options.deaf else on_term)
     if options.stubborn:
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         subprocess.Popen([sys.executable, "-c", SLEEPER], start_new_session=True)

@@ -15,7 +15,7 @@ end
 local function take(agent, meta, lease)
   lease_to(a.slot, a.boot, agent, meta)
   local won = lease and lease.instance ~= '' and not mine(lease)
-  return {record(agent, meta), won and 1 or 0}
+  return {record(agent, meta), won and 1 or 0, 1}
 end
 
 local claims = {}
@@ -38,8 +38,7 @@ if #a.agents > 0 then
   end
   for i, agent in ipairs(a.agents) do
     if mine(leases[i]) and not a.renew then
-      redis.call('HDEL', HANDED, agent)
-      claims[i] = {record(agent, metas[i]), 0}
+      claims[i] = {record(agent, metas[i]), 0, 0}
     else
       claims[i] = take(agent, metas[i], leases[i])
     end
@@ -48,7 +47,7 @@ if #a.agents > 0 then
 end
 
 -- New ones are spread over all that are ready: each goes where it fills least.
-local ready, me = mates(drain, a.slot), nil
+local ready, me = mates(drain), nil
 for _, mate in ipairs(ready) do
   if mate.slot == a.slot then me = mate end
 end
@@ -69,7 +68,7 @@ local function share(agent, meta, lease)
   if since > now and not own then return nil end
   -- What was left for a TTL to somebody who did not come is for the first that does.
   local mate = (own or since + TTL <= now) and me or emptiest(ready, meta.listed)
-  if mate == me then
+  if mate and mate == me then
     local room = new < a.limit and me.count < me.capacity
     full = full or (room and not fits(agent))
     if room and not full then
@@ -82,16 +81,23 @@ local function share(agent, meta, lease)
   offer(agent, now)
 end
 
--- What it holds already comes along, for a caller that lost an answer; new leases
--- have the room first, since a lease that is not told is not run.
+-- What it holds already comes along, for a caller that lost an answer. New leases and
+-- those that were handed to it have the room first: one that is not told is not run.
 local held = {}
 local members = redis.call('ZRANGEBYLEX', ORDER, '-', '+')
 for i, member in ipairs(members) do
   local agent = string.match(member, '[^/]+$')
   local meta, lease = read(AGENTS, agent), read(LEASES, agent)
   if mine(lease) then
-    redis.call('HDEL', HANDED, agent)
-    held[#held + 1] = {place = i, acquired = lease.acquired}
+    if redis.call('HEXISTS', HANDED, agent) == 0 then
+      held[#held + 1] = {place = i, acquired = lease.acquired}
+    elseif not full then
+      full = not fits(agent)
+      if not full then
+        redis.call('HDEL', HANDED, agent)
+        claims[i] = {record(agent, meta), 0, 1}
+      end
+    end
   elseif holder(lease) or meta.state ~= 'active' or not meta.claimable then
     redis.call('ZREM', FREE, agent)
   elseif meta.listed < instance.sequence then
@@ -105,7 +111,7 @@ for _, each in ipairs(held) do
   local agent = string.match(members[i], '[^/]+$')
   full = full or not fits(agent)
   redis.call('ZREM', FREE, agent)
-  if not full then claims[i] = {record(agent, read(AGENTS, agent)), 0} end
+  if not full then claims[i] = {record(agent, read(AGENTS, agent)), 0, 0} end
 end
 local ordered = {}
 for i = 1, #members do ordered[#ordered + 1] = claims[i] end

@@ -31,5 +31,5 @@ redis.call('HINCRBY', WAITING, a.agent, 1)
 -- Who listens for changes hears this one as well.
 told = true
 note(a.agent)
-hint(a.agent)
+tell('hints', a.agent)
 return {'ok', now, 1, cjson.encode(message)}

@@ -49,9 +49,9 @@ local function write(key, field, value)
   redis.call('HSET', key, field, cjson.encode(value))
 end
 
--- Tells those who wait for messages of the town: an agent, or '@' and a slot.
-local function hint(text)
-  redis.call('PUBLISH', string.gsub(KEYS[1], 'agents$', 'hints'), text)
+-- Tells those who listen to the town: `hints` of messages, or what was `handed` to whom.
+local function tell(channel, text)
+  redis.call('PUBLISH', string.gsub(KEYS[1], 'agents$', channel), text)
 end
 
 -- Whether watchers were told already; they read when the whole script is over.
@@ -60,7 +60,7 @@ local told = false
 -- The next revision of the town, for a change that watchers are to hear of.
 local function next_revision()
   if not told then
-    redis.call('PUBLISH', string.gsub(KEYS[1], 'agents$', 'changes'), '')
+    tell('changes', '')
     told = true
   end
   return redis.call('HINCRBY', COUNTERS, 'revision', 1)
@@ -149,15 +149,14 @@ local function active_drain()
   end
 end
 
--- Those that new leases are spread over, by name, each with what it has; the boot of
--- `also` counts even if it is about to go.
-local function mates(drain, also)
+-- Those that new leases are spread over, by name, each with what it has.
+local function mates(drain)
   local found, by_boot = {}, {}
   local raw = redis.call('HGETALL', INSTANCES)
   for i = 1, #raw, 2 do
     local slot, instance = raw[i], cjson.decode(raw[i + 1])
     local ends = instance.leaving or (drain and drain.bound[slot] == instance.boot)
-    if alive(instance) and (slot == also or not ends) then
+    if alive(instance) and not ends then
       local limited = instance.capacity > 0
       local mate = {
         slot = slot, boot = instance.boot, sequence = instance.sequence, count = 0,
@@ -199,6 +198,15 @@ local function lease_to(slot, boot, agent, meta)
   save(agent, meta)
   redis.call('ZREM', FREE, agent)
   redis.call('HDEL', HANDED, agent)
+end
+
+-- Takes the lease of an agent that must run from who has it, for anybody to claim.
+local function give_up(agent, meta, lease)
+  lease.instance, lease.boot = '', ''
+  write(LEASES, agent, lease)
+  redis.call('HDEL', HANDED, agent)
+  offer(agent, now)
+  save(agent, meta)
 end
 
 -- A record as an answer: agent, meta, spec, lease, whether it is live, pending.

@@ -13,7 +13,7 @@ local function heir(meta)
   return mate
 end
 
-local skipped, told = {}, {}
+local skipped, heirs = {}, {}
 for _, each in ipairs(a.releases) do
   local lease, meta = read(LEASES, each.agent), read(AGENTS, each.agent)
   if meta and lease and lease.instance == a.slot and lease.boot == a.boot
@@ -23,18 +23,17 @@ for _, each in ipairs(a.releases) do
     if mate then
       lease_to(mate.slot, mate.boot, each.agent, meta)
       redis.call('HSET', HANDED, each.agent, mate.slot)
-      told[mate.slot] = true
+      heirs[mate.slot] = true
+    elseif again then
+      give_up(each.agent, meta, lease)
     else
       lease.instance, lease.boot = '', ''
       write(LEASES, each.agent, lease)
+      redis.call('ZREM', FREE, each.agent)
       if each.end_reason ~= '' then
         meta.state, meta.end_reason = 'ended', each.end_reason
-        redis.call('ZREM', FREE, each.agent)
-      elseif each.wait_for_boot then
-        redis.call('ZREM', FREE, each.agent)
-        meta.listed = tonumber(redis.call('HGET', COUNTERS, 'registered') or 0)
       else
-        offer(each.agent, now)
+        meta.listed = tonumber(redis.call('HGET', COUNTERS, 'registered') or 0)
       end
       save(each.agent, meta)
     end
@@ -42,5 +41,5 @@ for _, each in ipairs(a.releases) do
     skipped[#skipped + 1] = each.agent
   end
 end
-for slot in pairs(told) do hint('@' .. slot) end
+for slot in pairs(heirs) do tell('handed', slot) end
 return {'ok', now, skipped}

@@ -10,7 +10,7 @@ import pytest
 
 from services.chassis.auth import Kind
 from services.chassis.errors import Reason, ServiceError
-from services.registry.hints import HANDED, HINTS_MAX
+from services.registry.hints import HINTS_MAX, Handed
 from services.registry.inbox import TEXT_BYTES_MAX
 from tests.contract.registry.test_policy import METHODS, outcome, request_about
 from tests.support.registry_samples import (
@@ -265,7 +265,7 @@ class TestWatch:
         """No agent then."""
         call = self.watch(inbox)
         assert "" == await self.hint(call)
-        registry.store.watchers.tell(TOWN, HANDED + "two")
+        registry.store.watchers.tell(TOWN, Handed("two"))
 
         async with asyncio.timeout(5):
             hint = await call.read()

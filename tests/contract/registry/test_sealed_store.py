@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from services.chassis.errors import Reason, ServiceError
+from services.chassis.names import InstanceName
 from services.chassis.redis_pool import Store, connect
 from services.chassis.sealing import SealingKeys, rotate_sealing
+from services.registry.leases import Release
 from services.registry.redis_specs import StoredSpecs
 from services.registry.redis_store import RedisStore, opened
 from services.registry.redis_town import town_keys
@@ -205,6 +207,25 @@ async def test_a_claim_leaves_out_what_does_not_open(redis, keys):
         lease = (await store.list_agents(TOWN)).agents[1].lease
         assert lease is not None
         assert ("", 1) == (lease.instance, lease.epoch)
+
+
+async def test_what_is_handed_on_and_does_not_open_is_given_back(redis, keys):
+    """Its heir never ran it."""
+    async with serving(redis, StoredSpecs(keys)) as store:
+        await store.register_agent(POLECAT, SPEC)
+        await store.register_instance(FIRST, BOOT, ADDRESS)
+        await store.claim(FIRST, BOOT)
+        heir = InstanceName(TOWN, "heir")
+        await store.register_instance(heir, BOOT, ADDRESS)
+        await store.heartbeat(FIRST, BOOT, leaving=True)
+        await store.release(FIRST, BOOT, [Release(POLECAT.agent, 1)])
+        await redis.execute_command("HSET", SPECS, POLECAT.agent, b"sbroken")
+
+        assert [] == await store.claim(heir, BOOT)
+
+        lease = (await store.list_agents(TOWN)).agents[0].lease
+        assert lease is not None
+        assert ("", 2) == (lease.instance, lease.epoch)
 
 
 async def test_a_claim_keeps_what_ran_before_it_was_broken(redis, keys):

@@ -4,12 +4,13 @@ them at once, or anybody may."""
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from services.chassis.names import AgentName, InstanceName
-from services.registry.hints import HANDED
-from services.registry.leases import TTL_S, Lease, Release
+from services.registry.hints import Handed
+from services.registry.leases import TTL_S, Evidence, Lease, Release
 from services.registry.store import RegistryStore
 from tests.support.registry_samples import ADDRESS, BOOT, SPEC
 from tests.support.registry_time import Time
@@ -36,90 +37,97 @@ async def lease(store: RegistryStore, name: AgentName) -> Lease:
 
 @pytest.fixture
 async def held(store: RegistryStore) -> RegistryStore:
-    """`one` holds two agents and is about to go; nobody else is there."""
+    """`one` holds two agents, and nobody else is there."""
     for name in (A, B):
         await store.register_agent(name, SPEC)
     await boot(store, ONE)
     await store.claim(ONE, BOOT)
-    await store.heartbeat(ONE, BOOT, leaving=True)
     return store
 
 
-async def test_somebody_else_holds_it_in_the_same_step(held):
+@pytest.fixture
+async def going(held: RegistryStore) -> RegistryStore:
+    """The same, and `one` is about to go."""
+    await held.heartbeat(ONE, BOOT, leaving=True)
+    return held
+
+
+async def test_somebody_else_holds_it_in_the_same_step(going):
     """Under the next epoch; a start elsewhere is refused from then on."""
-    await boot(held, TWO)
+    await boot(going, TWO)
 
-    assert [] == await held.release(ONE, BOOT, [Release("a", 1)])
+    assert [] == await going.release(ONE, BOOT, [Release("a", 1)])
 
-    found = await lease(held, A)
+    found = await lease(going, A)
     assert (2, "two", True) == (found.epoch, found.instance, found.live)
-    assert "active" == (await held.get_agent(A)).state
+    assert "active" == (await going.get_agent(A)).state
 
 
-async def test_the_heir_is_told_until_it_asks(held):
+async def test_the_heir_is_told_until_it_asks(going):
     """Others are not; it gets the agent as one that it holds."""
-    await boot(held, TWO)
-    await held.release(ONE, BOOT, [Release("a", 1)])
-    await boot(held, THREE)
+    await boot(going, TWO)
+    await going.release(ONE, BOOT, [Release("a", 1)])
+    await boot(going, THREE)
 
-    assert [1, 1, 0] == [await offered(held, each) for each in (TWO, TWO, THREE)]
-    ((agent, taken_over),) = await held.claim(TWO, BOOT)
+    assert [1, 1, 0] == [await offered(going, each) for each in (TWO, TWO, THREE)]
+    ((agent, taken_over),) = await going.claim(TWO, BOOT)
     assert (A, 2, False) == (agent.name, agent.lease.epoch, taken_over)
-    assert 0 == await offered(held, TWO)
+    assert 0 == await offered(going, TWO)
 
 
-async def test_one_asked_for_by_name_is_told_no_more(held):
-    """Somebody sent the heir a start before it heard."""
-    await boot(held, TWO)
-    await held.release(ONE, BOOT, [Release("a", 1)])
+async def test_one_asked_for_by_name_is_told_until_it_is_shown(going):
+    """Somebody sent the heir a start before it heard, and the answer may be lost."""
+    await boot(going, TWO)
+    await going.release(ONE, BOOT, [Release("a", 1)])
 
-    ((agent, _),) = await held.claim(TWO, BOOT, ["a"])
+    ((agent, _),) = await going.claim(TWO, BOOT, ["a"])
 
     assert 2 == agent.lease.epoch
-    assert 0 == await offered(held, TWO)
+    assert 1 == await offered(going, TWO)
+    pulse = await going.heartbeat(TWO, BOOT, [Evidence("a", 2)])
+    assert 0 == pulse.claimable
 
 
-async def test_whoever_waits_for_messages_is_told_at_once(held):
+async def test_whoever_waits_for_messages_is_told_at_once(going):
     """A heartbeat would be seconds late."""
-    await boot(held, TWO)
-    async with held.hints(TOWN) as hints:
-        await held.release(ONE, BOOT, [Release("a", 1), Release("b", 1)])
+    await boot(going, TWO)
+    async with going.hints(TOWN) as hints:
+        await going.release(ONE, BOOT, [Release("a", 1), Release("b", 1)])
 
         async with asyncio.timeout(5):
             told = await anext(hints)
             while not told:  # Redis was connected to just now: look at everything.
                 told = await anext(hints)
-        assert HANDED + "two" == told
+        assert Handed("two") == told
 
 
-async def test_they_are_spread_as_claims_are(held):
+async def test_they_are_spread_as_claims_are(going):
     """Each goes where it fills least."""
-    await boot(held, TWO, THREE)
+    await boot(going, TWO, THREE)
 
-    await held.release(ONE, BOOT, [Release("a", 1), Release("b", 1)])
+    await going.release(ONE, BOOT, [Release("a", 1), Release("b", 1)])
 
-    assert {"two", "three"} == {(await lease(held, each)).instance for each in (A, B)}
+    assert {"two", "three"} == {(await lease(going, each)).instance for each in (A, B)}
 
 
-async def test_without_an_heir_anybody_may_have_it(held):
+async def test_without_an_heir_anybody_may_have_it(going):
     """Nobody is there, or nobody has room, or who is there goes as well."""
-    await held.release(ONE, BOOT, [Release("a", 1)])
-    await boot(held, TWO, capacity=1)
-    assert "" == (await lease(held, A)).instance
+    await going.release(ONE, BOOT, [Release("a", 1)])
+    await boot(going, TWO, capacity=1)
+    assert "" == (await lease(going, A)).instance
     assert [(A, False)] == [
-        (agent.name, taken) for agent, taken in await held.claim(TWO, BOOT)
+        (agent.name, taken) for agent, taken in await going.claim(TWO, BOOT)
     ]
-    await boot(held, THREE)
-    await held.heartbeat(THREE, BOOT, leaving=True)
+    await boot(going, THREE)
+    await going.heartbeat(THREE, BOOT, leaving=True)
 
-    await held.release(ONE, BOOT, [Release("b", 1)])
+    await going.release(ONE, BOOT, [Release("b", 1)])
 
-    assert "" == (await lease(held, B)).instance
+    assert "" == (await lease(going, B)).instance
 
 
 async def test_who_drains_hands_on_and_is_no_heir(held):
     """As one that says so itself."""
-    await held.heartbeat(ONE, BOOT)
     await boot(held, TWO, THREE)
     await held.announce_drain(TOWN, ["one", "two"])
 
@@ -129,26 +137,115 @@ async def test_who_drains_hands_on_and_is_no_heir(held):
 
 
 async def test_who_stays_hands_nothing_on(held):
-    """It gave the agent up for a reason; nor is what has ended anybody's."""
+    """It gave the agent up for a reason."""
     await boot(held, TWO)
-    await held.release(ONE, BOOT, [Release("a", 1, "stopped")])
-    await held.heartbeat(ONE, BOOT)
-    await held.release(ONE, BOOT, [Release("b", 1)])
 
-    assert ["", ""] == [(await lease(held, each)).instance for each in (A, B)]
-    assert "ended" == (await held.get_agent(A)).state
+    await held.release(ONE, BOOT, [Release("a", 1)])
+
+    assert "" == (await lease(held, A)).instance
 
 
-async def test_an_heir_that_dies_has_heirs(held, time: Time):
+async def test_what_has_ended_is_nobodys(going):
+    """Whoever goes."""
+    await boot(going, TWO)
+
+    await going.release(ONE, BOOT, [Release("a", 1, "stopped")])
+
+    assert "" == (await lease(going, A)).instance
+    assert "ended" == (await going.get_agent(A)).state
+
+
+async def test_a_beat_from_before_does_not_bring_it_back(going):
+    """It was on its way when the instance said that it leaves."""
+    await going.heartbeat(ONE, BOOT)
+    await boot(going, TWO)
+
+    await going.release(ONE, BOOT, [Release("a", 1)])
+
+    assert "two" == (await lease(going, A)).instance
+
+
+async def leaves(store: RegistryStore, name: InstanceName) -> None:
+    await store.heartbeat(name, BOOT, leaving=True)
+
+
+async def drains(store: RegistryStore, name: InstanceName) -> None:
+    await store.announce_drain(TOWN, [name.instance])
+    await store.heartbeat(name, BOOT)
+
+
+@pytest.mark.parametrize("goes", [leaves, drains])
+async def test_an_heir_that_goes_before_it_asks_has_heirs(going, goes):
+    """It will never be told of the agent."""
+    await boot(going, TWO)
+    await going.release(ONE, BOOT, [Release("a", 1)])
+    await boot(going, THREE)
+
+    await goes(going, TWO)
+
+    assert 1 == await offered(going, THREE)
+    ((agent, taken_over),) = await going.claim(THREE, BOOT)
+    assert (A, 3, False) == (agent.name, agent.lease.epoch, taken_over)
+
+
+async def test_one_that_goes_runs_what_it_was_told_of_to_the_end(going):
+    """Its own end gives that back, when it is saved."""
+    await boot(going, TWO)
+    await going.release(ONE, BOOT, [Release("a", 1)])
+    await going.claim(TWO, BOOT)
+
+    pulse = await going.heartbeat(TWO, BOOT, [Evidence("a", 2)], leaving=True)
+
+    assert () == pulse.lost
+    assert "two" == (await lease(going, A)).instance
+
+
+async def test_one_that_goes_is_given_nothing_new(going):
+    """However empty it is, and if nobody else is there."""
+    await going.release(ONE, BOOT, [Release("a", 1)])
+
+    held = {agent.name for agent, _ in await going.claim(ONE, BOOT)}
+
+    assert {B} == held
+    await boot(going, TWO)
+    assert 1 == await offered(going, TWO)
+
+
+async def test_an_heir_that_dies_has_heirs(going, time: Time):
     """What it never asked for is offered when its time is over, and told no more."""
-    await boot(held, TWO)
-    await held.release(ONE, BOOT, [Release("a", 1), Release("b", 1, "stopped")])
-    await boot(held, THREE)
+    await boot(going, TWO)
+    await going.release(ONE, BOOT, [Release("a", 1), Release("b", 1, "stopped")])
+    await boot(going, THREE)
     await time.passes(TTL_S - 1)
-    await held.heartbeat(THREE, BOOT)
+    await going.heartbeat(THREE, BOOT)
     await time.passes(2)
 
-    assert 1 == await offered(held, THREE)
-    claimed = await held.claim(THREE, BOOT)
+    assert 1 == await offered(going, THREE)
+    claimed = await going.claim(THREE, BOOT)
     assert [(A, 3, True)] == [(a.name, a.lease.epoch, won) for a, won in claimed]
-    assert 0 == await offered(held, TWO)
+    assert 0 == await offered(going, TWO)
+
+
+async def test_the_heir_is_told_of_all_in_as_many_answers_as_it_takes(store):
+    """One answer has no room for all of them: the rest is not forgotten."""
+    agents = {AgentName(TOWN, f"a{number:02}") for number in range(30)}
+    for name in agents:
+        await store.register_agent(name, replace(SPEC, prompt="x" * 150_000))
+    await boot(store, ONE)
+    for _ in range(4):
+        await store.claim(ONE, BOOT)
+    await boot(store, TWO)
+    await store.heartbeat(ONE, BOOT, leaving=True)
+    for name in agents:
+        await store.release(ONE, BOOT, [Release(name.agent, 1)])
+    assert {"one": 0, "two": 30} == {
+        each.slot: each.lease_count for each in await store.list_instances(TOWN)
+    }
+
+    told = set[AgentName]()
+    for _ in range(4):
+        if await offered(store, TWO):
+            told |= {agent.name for agent, _ in await store.claim(TWO, BOOT)}
+
+    assert agents == told
+    assert 0 == await offered(store, TWO)

@@ -122,12 +122,14 @@ async def test_one_that_drains_is_left_out(three, time: Time):
 
 
 async def test_one_that_leaves_gets_nothing_back(three):
-    """What it gives back, one by one, goes to the others, however empty it is."""
-    await three.heartbeat(ONE, BOOT, leaving=True)
+    """What is on offer is for the others, however empty it is."""
     await three.release(ONE, BOOT, [Release("a00", 1)])
+    assert 1 == await offered(three, TWO)
+    await three.heartbeat(ONE, BOOT, leaving=True)
 
     pulse = await three.heartbeat(ONE, BOOT, leaving=True)
     assert 0 == pulse.claimable
+    assert "a00" not in await taken(three, ONE, BOOT)
     assert ["a00"] == await taken(three, THREE, BOOT)
     one, *_ = await three.list_instances(TOWN)
     assert InstanceState.DRAINING is one.state

@@ -66,7 +66,7 @@ async def test_hints_reach_the_watchers_of_the_town_while_they_watch():
         for watcher in (one, two):
             assert [MISSED, "a"] == [await anext(watcher), await anext(watcher)]
         assert [MISSED] * 2 == [await anext(gone), await anext(other)]
-        assert not gone._agents
+        assert not gone._hints
 
 
 def test_nudges_reach_those_who_wait_for_the_town():

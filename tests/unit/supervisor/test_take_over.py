@@ -274,3 +274,52 @@ async def test_who_leaves_takes_nothing_that_is_handed_to_it(
 
     assert 0 == world.registry.claims
     watching.cancel()
+
+
+async def test_what_comes_when_we_leave_is_given_back_at_once(
+    world: World, around: Surroundings, roster: Roster
+) -> None:
+    """The answer of a claim from before: else it waited for our own end."""
+    (claim,) = await world.registry.claim()
+    around.leaving.set()
+
+    await roster.take_over([claim])
+
+    assert not world.registry.held
+    assert not world.registry.ended
+    assert [] == world.runtime.handles
+
+
+async def test_who_waits_for_its_turn_when_we_leave_is_given_back(
+    world: World, around: Surroundings, roster: Roster
+) -> None:
+    """It never ran here."""
+    (claim,) = await world.registry.claim()
+    turns = [await roster._boots.acquire() for _ in range(4)]
+    coming = asyncio.create_task(roster.take_over([claim]))
+    await wait_until(lambda: NAME in roster._booting)
+    around.leaving.set()
+    for _ in turns:
+        roster._boots.release()
+    await coming
+
+    assert not world.registry.held
+    assert [] == world.runtime.handles
+
+
+async def test_a_claim_ends_where_leaving_begins(
+    world: World, around: Surroundings, roster: Roster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often it is told of more."""
+    heart, claim = Heartbeat(around, roster, ignore, 0.0, ignore), world.registry.claim
+
+    async def claim_as_we_leave() -> list[Claim]:
+        heart._unclaimed = True
+        around.leaving.set()
+        return await claim()
+
+    monkeypatch.setattr(world.registry, "claim", claim_as_we_leave)
+    heart._claim_soon()
+    await around.settle()
+
+    assert 1 == world.registry.claims

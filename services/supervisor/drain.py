@@ -1,0 +1,96 @@
+"""The end of all that runs in this instance, within one budget: who is idle goes at
+once, who works may end its turn, who does not in time is cut off and saved."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+import structlog
+
+from services.supervisor.agent import STOP_GRACE_S, Agent
+from services.supervisor.errand import report_failure
+from services.supervisor.live import LAST_SAVE_S
+from services.supervisor.roster import Roster
+from services.supervisor.run import Run
+
+log = structlog.get_logger()
+
+# Of the budget, for who is cut off: its end, and its last save.
+END_S: Final = STOP_GRACE_S + LAST_SAVE_S
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A run as it left, and how many are still here."""
+
+    run: Run
+    remaining: int
+
+
+class Drain:
+    """One an instance: who asks again joins it, and can make it shorter."""
+
+    def __init__(self, roster: Roster, announce: Callable[[], Awaitable[None]]) -> None:
+        self._roster = roster
+        self._announce = announce
+        self._here: set[Agent] = set()
+        self._receipts: list[Receipt] = []
+        self._task: asyncio.Task[None] | None = None
+        self._over = False
+        self._cut = asyncio.Event()  # turns have had their time
+        self._cut_at_s = math.inf  # on the clock of the loop
+        self._news = asyncio.Event()  # replaced by each
+
+    def begin(self, budget_s: float) -> None:
+        """Starts to empty the instance. If that was begun, the sooner end counts."""
+        loop = asyncio.get_running_loop()
+        cut_at_s = loop.time() + max(0.0, budget_s - END_S)
+        if cut_at_s < self._cut_at_s:
+            self._cut_at_s = cut_at_s
+            loop.call_at(cut_at_s, self._cut.set)
+        if self._task is None:
+            self._here = {agent for agent in self._roster.agents if agent.alive}
+            self._task = asyncio.create_task(self._empty(budget_s), name="drain")
+            self._task.add_done_callback(report_failure)
+
+    async def receipts(self) -> AsyncIterator[Receipt]:
+        """Those of before, then each as its agent leaves, to the end of the drain."""
+        told = 0
+        while True:
+            news = self._news
+            for receipt in self._receipts[told:]:
+                told += 1
+                yield receipt
+            if self._over:
+                return
+            await news.wait()
+
+    async def ended(self) -> None:
+        """Waits for its end; to cancel who waits does not end it."""
+        if self._task is not None:
+            await asyncio.wait({self._task})
+
+    async def _empty(self, budget_s: float) -> None:
+        log.info("drain.began", agents=len(self._here), budget_s=budget_s)
+        try:
+            await self._announce()
+            grace_s = min(STOP_GRACE_S, budget_s)
+            await self._roster.leave(grace_s, cut=self._cut, on_left=self._left)
+        finally:
+            self._over = True
+            self._tell()
+        log.info("drain.ended", agents=len(self._receipts))
+
+    def _left(self, agent: Agent) -> None:
+        if agent in self._here and agent.run is not None:
+            self._here.remove(agent)
+            self._receipts.append(Receipt(replace(agent.run), len(self._here)))
+            self._tell()
+
+    def _tell(self) -> None:
+        news, self._news = self._news, asyncio.Event()
+        news.set()
