@@ -121,7 +121,7 @@ def make_programs(
         "TOWNKEEPER_INSTANCE": INSTANCE,
         "TOWNKEEPER_EXEC": exec_programs,
         # Who presses Ctrl-C waits for no turn, only for saves.
-        "TOWNKEEPER_DRAIN_BUDGET": "40s",
+        "TOWNKEEPER_DRAIN_BUDGET": "50s",
         "GASTOWN_TOWN_ID": marking.town,
     }
     listen = {

@@ -107,7 +107,7 @@ async def serve(settings: Settings) -> None:
             ("boot", roster.boot(claims)),
         ):
             tasks.append(asyncio.create_task(step, name=name))
-            tasks[-1].add_done_callback(_end_if_failed)
+            tasks[-1].add_done_callback(partial(_end_if_failed, drain))
 
     async def leave() -> None:
         drain.begin(settings.drain_budget_s)
@@ -161,11 +161,12 @@ def _surroundings(
     )
 
 
-def _end_if_failed(task: asyncio.Task[None]) -> None:
+def _end_if_failed(drain: Drain, task: asyncio.Task[None]) -> None:
     """Without its heartbeat an instance is dead and does not know: better end, and be
-    started again."""
+    started again. At once: its leases are others' soon, whatever turns there are."""
     report_failure(task)
     if not task.cancelled() and task.exception() is not None:
+        drain.begin(0.0)
         os.kill(os.getpid(), signal.SIGTERM)
 
 

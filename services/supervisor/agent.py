@@ -16,7 +16,7 @@ import structlog
 
 from services.chassis.errors import Reason, ServiceError
 from services.supervisor.ending import Ending
-from services.supervisor.live import LiveRun, last_save
+from services.supervisor.live import SAVE_AGAIN_S, LiveRun, last_save
 from services.supervisor.output import OutputBuffer
 from services.supervisor.redaction import hiding_secrets
 from services.supervisor.run import (
@@ -27,6 +27,7 @@ from services.supervisor.run import (
     describe,
     no_run,
     not_running,
+    shutting_down,
     start_failed,
 )
 from services.supervisor.runtime import ExitReport
@@ -82,11 +83,25 @@ class Agent(Ending):
             await self._tell_end()
             return self.run
 
-    async def leave(self, grace_s: float, *, cut: asyncio.Event | None = None) -> None:
-        """As `stop`, for a supervisor that ends: the agent must run elsewhere. A turn
-        that is under way may end by itself until `cut` is set."""
-        if cut is not None and self._live is not None:
-            await self._live.finish(cut)
+    async def leave_in_time(self, grace_s: float, cut: asyncio.Event | None) -> None:
+        """As `leave`, but until `cut` is set a turn may end by itself, and a save that
+        the store does not take is tried again."""
+        while cut is not None and not cut.is_set():
+            async with self._lock:  # whoever starts or restarts it is done
+                live = self._live
+            if live is not None:
+                await live.finish(cut)
+            try:
+                await self.leave(grace_s)
+                return
+            except ServiceError as error:
+                if error.reason is not Reason.SAVE_PENDING:
+                    raise
+            await asyncio.sleep(SAVE_AGAIN_S)
+        await self.leave(grace_s)
+
+    async def leave(self, grace_s: float) -> None:
+        """As `stop`, for a supervisor that ends: the agent must run elsewhere."""
         async with self._lock:
             await self._halt(grace_s, "", patient=True)
             # Nobody shows a lease that is in doubt, and it must go on elsewhere.
@@ -182,6 +197,7 @@ class Agent(Ending):
 
     async def _launch(self, claim: Claim, run: Run, crashes: Crashes) -> LiveRun:
         around = self._around
+        self._refuse_to_start()
         runtime = around.runtime(claim.spec.runtime)
         hydrated = await around.hydrator.hydrate(
             claim, run.id, crashed=crashes.count > 0
@@ -195,17 +211,24 @@ class Agent(Ending):
         around.ledger.intend(self.name, run.id)
         output, events, token = self.output, around.events, around.credential(run)
         live = LiveRun(run, saver, output, events, around.clock.now, token)
-        if not around.may_start.is_set():
+        self._refuse_to_start()
+        await live.start(runtime, hydrated.launch, around.registry, claim.spec.prompt)
+        with contextlib.suppress(OSError):  # the mark of the intent finds it as well
+            around.ledger.started(self.name, run.id, run.pid)
+        return live
+
+    def _refuse_to_start(self) -> None:
+        """Where it must not run, or would be cut off at once. Asked again after what
+        takes long."""
+        if not self._around.may_start.is_set():
             raise ServiceError(
                 Reason.SERVICE_UNAVAILABLE,
                 f"cannot start {self.name}: the registry is out of reach, others may"
                 " have the lease by now",
                 agent=self.name,
             )
-        await live.start(runtime, hydrated.launch, around.registry, claim.spec.prompt)
-        with contextlib.suppress(OSError):  # the mark of the intent finds it as well
-            around.ledger.started(self.name, run.id, run.pid)
-        return live
+        if self._around.leaving.is_set():
+            raise shutting_down()
 
     async def _watch(self, live: LiveRun, crashes: Crashes) -> None:
         report = await live.wait()

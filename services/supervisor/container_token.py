@@ -20,8 +20,9 @@ class ContainerToken:
     async def replace(self, token: str, verifier: Verifier) -> None:
         """Takes another container token of the town.
 
-        Raises FIELD_REQUIRED, FIELD_INVALID, and KEYS_UNAVAILABLE while nobody can say
-        whether it is good; the old one stays then.
+        Raises FIELD_REQUIRED, FIELD_INVALID, and KEYS_UNAVAILABLE while no key is known
+        that could prove it; the old one stays then. One that is signed by a key which
+        cannot be fetched now is FIELD_INVALID as well.
         """
         if not token:
             raise _refused(Reason.FIELD_REQUIRED, "give `token`")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final, Protocol
 
 import structlog
@@ -94,19 +95,24 @@ class Delivery:
         """Delivers the startup prompt, if there is one, then the inbox, for ever.
 
         Ends by itself only when it is closed, the lease is lost or the process has
-        ended.
+        ended. A prompt is given before all: a session that is resumed never sees it.
         """
-        while not self._closed:
+        if prompt is not None:
+            async with self._giving:
+                if not await self._insist(partial(self._give, prompt)):
+                    return
+        while not self._closed and await self._insist(self._empty_inbox):
+            pass
+
+    async def _insist(self, step: Callable[[], Awaitable[object]]) -> bool:
+        """Whether the step was done, with as many tries as it took; it never will be
+        when the lease is lost or the process has ended."""
+        while True:
             try:
-                if prompt is not None:
-                    async with self._giving:
-                        await self._give(prompt)
-                    prompt = None
-                await self._empty_inbox()
-                self._failures = 0
+                await step()
             except ServiceError as error:
                 if error.reason in {Reason.RUN_NOT_RUNNING, Reason.LEASE_FENCED}:
-                    return
+                    return False
                 self._failures += 1
                 log.warning(
                     "message.delivery_failed",
@@ -116,8 +122,13 @@ class Delivery:
                     failures=self._failures,
                 )
                 await asyncio.sleep(backoff_s(self._failures))
+            else:
+                self._failures = 0
+                return True
 
     async def _empty_inbox(self) -> None:
+        if self._closed:
+            return
         self._wake.clear()
         for message in await self._inbox.pending(self._name):
             async with self._giving:

@@ -19,8 +19,9 @@ from services.supervisor.run import Run
 
 log = structlog.get_logger()
 
-# Of the budget, for who is cut off: its end, and its last save.
-END_S: Final = STOP_GRACE_S + LAST_SAVE_S
+# Of the budget, for who is cut off: the end of its turn, its own end, its last save.
+ABORT_S: Final = 10.0
+END_S: Final = ABORT_S + STOP_GRACE_S + LAST_SAVE_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +42,13 @@ class Drain:
         self._receipts: list[Receipt] = []
         self._task: asyncio.Task[None] | None = None
         self._over = False
+        self._news = asyncio.Event()  # replaced by each
         self._cut = asyncio.Event()  # turns have had their time
         self._cut_at_s = math.inf  # on the clock of the loop
-        self._news = asyncio.Event()  # replaced by each
 
     def begin(self, budget_s: float) -> None:
-        """Starts to empty the instance. If that was begun, the sooner end counts."""
+        """Starts to empty the instance. If that was begun, the sooner end counts; if it
+        was done and something could not be saved, that is tried again."""
         loop = asyncio.get_running_loop()
         cut_at_s = loop.time() + max(0.0, budget_s - END_S)
         if cut_at_s < self._cut_at_s:
@@ -54,18 +56,21 @@ class Drain:
             loop.call_at(cut_at_s, self._cut.set)
         if self._task is None:
             self._here = {agent for agent in self._roster.agents if agent.alive}
-            self._task = asyncio.create_task(self._empty(budget_s), name="drain")
-            self._task.add_done_callback(report_failure)
+        elif not self._task.done():
+            return
+        self._task = asyncio.create_task(self._empty(budget_s), name="drain")
+        self._task.add_done_callback(report_failure)
 
     async def receipts(self) -> AsyncIterator[Receipt]:
         """Those of before, then each as its agent leaves, to the end of the drain."""
         told = 0
         while True:
             news = self._news
-            for receipt in self._receipts[told:]:
+            # More may come while one is on its way to who asks.
+            while told < len(self._receipts):
                 told += 1
-                yield receipt
-            if self._over:
+                yield self._receipts[told - 1]
+            if self._over and told == len(self._receipts):
                 return
             await news.wait()
 
@@ -78,8 +83,10 @@ class Drain:
         log.info("drain.began", agents=len(self._here), budget_s=budget_s)
         try:
             await self._announce()
-            grace_s = min(STOP_GRACE_S, budget_s)
-            await self._roster.leave(grace_s, cut=self._cut, on_left=self._left)
+        except Exception:
+            log.exception("drain.not_announced")  # it leaves all the same
+        try:
+            await self._roster.leave(STOP_GRACE_S, cut=self._cut, on_left=self._left)
         finally:
             self._over = True
             self._tell()
@@ -89,6 +96,7 @@ class Drain:
         if agent in self._here and agent.run is not None:
             self._here.remove(agent)
             self._receipts.append(Receipt(replace(agent.run), len(self._here)))
+            self._over = not self._here
             self._tell()
 
     def _tell(self) -> None:

@@ -66,8 +66,10 @@ class Heartbeat:
         if self._freezer is not None:
             await self._freezer.renewed(sent_at, pulse.ttl_s, pulse.living, lost)
         self._roster.wake(pulse.pending)
-        # A claim that is under way will have what this beat was told of.
-        if (pulse.claimable or self._unclaimed) and not self._claiming:
+        # A claim that is under way may have what this beat was told of; if it has not,
+        # the next beat tells of it again.
+        offered = pulse.claimable and not leaving
+        if (offered or self._unclaimed) and not self._claiming:
             self._claim_soon()
         if self._around.unreleased and not self._telling:
             self._around.keep(self._tell_releases())
@@ -92,9 +94,11 @@ class Heartbeat:
             self._telling = False
 
     def _claim_soon(self) -> None:
-        """Beside the beat; again, if a claim that is under way may be too early."""
+        """Beside the beat; again, if a claim that is under way may be too early. Who
+        leaves is given nothing new, and gives back what an answer that was lost had
+        told of."""
         self._unclaimed = True
-        if not (self._claiming or self._around.leaving.is_set()):
+        if not self._claiming:
             self._claiming = True
             self._around.keep(self._claim())
 
@@ -102,7 +106,7 @@ class Heartbeat:
         """Takes what was handed to us, and our part of the agents that have lost their
         holder, and runs them."""
         try:
-            while self._unclaimed and not self._around.leaving.is_set():
+            while self._unclaimed:
                 self._unclaimed = False
                 claims = await self._registry.claim()
                 self._around.keep(self._roster.take_over(claims))
@@ -141,10 +145,10 @@ class Heartbeat:
             try:
                 async for name in self._registry.watch_messages():
                     failures = 0
-                    if name is None:
-                        self._claim_soon()
-                    else:
+                    if name is not None:
                         self._roster.wake([name])
+                    elif not self._around.leaving.is_set():
+                        self._claim_soon()
             except ServiceError as error:
                 failures += 1
                 log.info("inbox.watch_broken", reason=error.reason, failures=failures)

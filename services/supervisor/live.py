@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
@@ -38,6 +39,8 @@ log = structlog.get_logger()
 SAVE_AGAIN_S: Final = 1.0
 # A stop answers SAVE_PENDING after this; the save itself goes on.
 LAST_SAVE_S: Final = 30.0
+# Whether a turn is over, where no event says so.
+LOOK_AGAIN_S: Final = 2.0
 # What a store that is away says, and one that does not answer.
 PASSING: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED"})
 
@@ -151,9 +154,18 @@ class LiveRun:
 
     async def _idle(self, delivery: Delivery) -> None:
         await delivery.settled()
-        while self._tasks and self.run.status is not Status.IDLE:
+        while self._tasks and not await self._says_idle():
             self._news.clear()
-            await self._news.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_AGAIN_S):
+                    await self._news.wait()
+
+    async def _says_idle(self) -> bool:
+        # Asked, not remembered: an event that was missed is never told again.
+        try:
+            return await self.handle.status() is Status.IDLE
+        except ServiceError:
+            return False
 
     async def end(self) -> None:
         """Ends what goes on beside the process; the saver itself stays open."""

@@ -12,7 +12,7 @@ from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName
 from services.supervisor.agent import STOP_GRACE_S, Agent
 from services.supervisor.registry_client import Evidence
-from services.supervisor.run import Run, no_run
+from services.supervisor.run import Run, no_run, shutting_down
 from services.supervisor.saver import Saver
 from services.supervisor.specs import Claim
 from services.supervisor.surroundings import Surroundings
@@ -119,14 +119,14 @@ class Roster:
 
         async def leave(agent: Agent) -> None:
             try:
-                await agent.leave(grace_s, cut=cut)
+                await agent.leave_in_time(grace_s, cut)
             except Exception as error:  # each is on its own
                 log.error("agent.leave_failed", agent=str(agent.name), why=str(error))
                 if agent.run is not None:
                     agent.run.error = str(error)
             on_left(agent)
 
-        await asyncio.gather(*map(leave, self.agents))
+        await asyncio.gather(*map(leave, self.agents), return_exceptions=True)
         await self._around.settle()
 
     def lost(self, leases: Mapping[AgentName, int], why: str) -> None:
@@ -162,11 +162,7 @@ class Roster:
     def _agent(self, name: AgentName) -> Agent:
         self.check_town(name.town)
         if self._around.leaving.is_set():
-            raise ServiceError(
-                Reason.SHUTTING_DOWN,
-                "cannot start agents while this instance ends: ask the registry for"
-                " another one",
-            )
+            raise shutting_down()
         return self._agents.setdefault(name, Agent(name, self._around))
 
     def check_town(self, asked: str) -> None:

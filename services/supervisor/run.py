@@ -126,6 +126,15 @@ def no_run(name: AgentName) -> ServiceError:
     )
 
 
+def shutting_down() -> ServiceError:
+    """This instance is about to go."""
+    return ServiceError(
+        Reason.SHUTTING_DOWN,
+        "cannot start agents while this instance ends: ask the registry for another"
+        " one",
+    )
+
+
 def not_running(name: AgentName) -> ServiceError:
     """The agent has no process now."""
     return ServiceError(

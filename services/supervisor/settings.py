@@ -91,7 +91,7 @@ class Settings:
         duration,
         default=600.0,
         help="how long the container may take to end at SIGTERM; what works may end its"
-        " turn in that time, less 40 s in which what does not is ended and saved",
+        " turn in that time, less 50 s in which what does not is ended and saved",
         example="10m",
     )
     on_lease_unknown: str = var(

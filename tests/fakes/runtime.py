@@ -37,6 +37,7 @@ class FakeRuntime:
     handles: list[FakeHandle] = field(default_factory=list)
     before: Callable[[Launch], None] = lambda launch: None
     thinking: asyncio.Event | None = None  # set ends the turns
+    starting: asyncio.Event | None = None  # set ends the starts
 
     @property
     def handle(self) -> FakeHandle:
@@ -55,6 +56,8 @@ class FakeRuntime:
         self.launches.append(launch)
         if self.refuse:
             raise self.refuse.pop(0)
+        if self.starting is not None:
+            await self.starting.wait()
         database = self.database_path(launch)
         handle = FakeHandle(
             database, launch, on_event, database.exists(), self.thinking
@@ -83,6 +86,7 @@ class FakeHandle:
         self.model = launch.spec.model
         self._on_event = on_event
         self._thinking = thinking
+        self.status_now = Status.IDLE
         self._exit: asyncio.Future[ExitReport] = asyncio.Future()
         self._execute("create table if not exists said (id primary key, text)")
 
@@ -131,7 +135,7 @@ class FakeHandle:
         self.model = model
 
     async def status(self) -> Status:
-        return Status.IDLE
+        return self.status_now
 
     async def stop(self, grace_s: float = 10.0) -> ExitReport:
         if not self._exit.done():

@@ -18,13 +18,13 @@ from tests.support.waiting import wait_until_sync
 from townkeeper.supervisor.v1 import supervisor_pb2
 
 TOWN: Final = "sinking"
-# 40 of it are for the ends.
-BUDGET_S: Final = 45
+# 50 of it are for the ends.
+BUDGET_S: Final = 65
 EACH: Final = 4
 KINDS: Final = {
     "idle": (),
     "busy": ("--tick-s", "0.05"),
-    "working": ("--think-s", "2"),
+    "working": ("--think-s", "5"),
     "stuck": ("--think-s", "3600"),
     # With a child in a session of its own, and neither minds SIGTERM.
     "unwilling": ("--stubborn", "--deaf", "--tick-s", "0.1"),
@@ -59,11 +59,16 @@ def test_twenty_agents_leave_within_the_budget(
             parent=f"towns/{TOWN}", budget=Duration(seconds=BUDGET_S)
         )
 
+        for agent, message in asked.items():
+            assert PENDING == town.messages(agent)[message].state
+
         receipts = list(container.supervisor().Drain(request, timeout=BUDGET_S))
 
         assert [container.identity] == container.processes()
         names = [one.run.name.split("/")[3] for one in receipts]
         assert sorted(agents) == sorted(names)
+        # Those that had nothing to do waited for nobody.
+        assert {"idle", "busy"} == {agents[each] for each in names[: 2 * EACH]}
         assert list(reversed(range(20))) == [one.remaining_count for one in receipts]
         assert {"evicted"} == {one.run.exit_reason for one in receipts}
         for agent, kind in agents.items():
@@ -92,7 +97,7 @@ def test_sigterm_waits_for_a_turn(plane: PlaneProcess, tmp_path: Path) -> None:
         slot="one",
         TOWNKEEPER_DRAIN_BUDGET="100s",
     ) as container:
-        town.started("a", "--think-s", "2")
+        town.started("a", "--think-s", "5")
         message = town.said("a", "think", "key")
         wait_until_sync(partial(took, container, "a", message), what="its turn")
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName
+from services.supervisor import live
 from services.supervisor.drain import END_S, Drain
 from services.supervisor.inbox import InboxMessage, Outcome
 from services.supervisor.roster import Roster
@@ -75,6 +78,10 @@ def turns_are_waited_for(roster: Roster) -> bool:
     """Whether the drain has come to the first agent."""
     live = roster.find(NAME)._live
     return live is not None and live._delivery is not None and live._delivery._closed
+
+
+def away(segmented: object) -> None:
+    raise ServiceError(Reason.STORE_UNAVAILABLE, "the store is away")
 
 
 def thinking(world: World) -> asyncio.Event:
@@ -147,11 +154,12 @@ async def test_a_turn_that_nobody_asked_for_counts_too(
     """The runtime says that it is busy: a person types into its terminal."""
     await roster.start(NAME)
     handle = world.runtime.handle
-    handle.tell(RuntimeEvent(EventKind.STATUS, "session.status", status=Status.BUSY))
+    handle.status_now = Status.BUSY
     drain.begin(LONG_S)
     await wait_until(lambda: turns_are_waited_for(roster))
     assert not handle.ended
 
+    handle.status_now = Status.IDLE
     handle.tell(RuntimeEvent(EventKind.STATUS, "session.status", status=Status.IDLE))
 
     assert [("a", 0)] == await receipts(drain)
@@ -168,7 +176,142 @@ async def test_a_process_that_ends_by_itself_holds_up_nothing(
     world.runtime.handle.die(signal=9)
 
     assert [("a", 0)] == await receipts(drain)
-    assert 1 == len(world.runtime.handles)
+    assert State.EXITED is roster.find(NAME).run.state  # type: ignore[union-attr]
+    assert not world.registry.held
+
+
+async def test_who_is_starting_starts_and_has_its_prompt_and_its_turn(
+    world: World, roster: Roster, drain: Drain
+) -> None:
+    """A session that is resumed elsewhere would never be given the prompt."""
+    world.registry.specs[NAME] = replace(SPEC, prompt="begin")
+    world.runtime.starting = asyncio.Event()
+    starting = asyncio.create_task(roster.start(NAME))
+    await wait_until(lambda: world.runtime.launches)
+    drain.begin(LONG_S)
+    follower = asyncio.create_task(receipts(drain))
+    assert (set(), {follower}) == await asyncio.wait({follower}, timeout=0.1)
+
+    world.runtime.starting.set()
+    run = await starting
+    await wait_until(lambda: [f"prompt-{run.id}"] == world.runtime.handle.said())
+    await wait_until(lambda: turns_are_waited_for(roster))
+    assert (set(), {follower}) == await asyncio.wait({follower}, timeout=0.5)
+    thinking(world).set()
+
+    assert [("a", 0)] == await follower
+    assert 1 == len(world.snapshots.uploads)
+
+
+async def test_nothing_starts_that_would_be_cut_off(
+    world: World,
+    around: Surroundings,
+    roster: Roster,
+    drain: Drain,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was claimed before, and comes to its start now; it starts elsewhere."""
+    go, advance = asyncio.Event(), world.snapshots.advance
+
+    async def advance_late(name: AgentName, epoch: int) -> tuple[Any, int]:
+        await go.wait()
+        return await advance(name, epoch)
+
+    monkeypatch.setattr(world.snapshots, "advance", advance_late)
+    coming = asyncio.create_task(roster.start(NAME))
+    await wait_until(lambda: NAME in roster._agents and roster._agents[NAME].run)
+    drain.begin(LONG_S)
+    await wait_until(around.leaving.is_set)
+
+    go.set()
+    with pytest.raises(ServiceError) as refused:
+        await coming
+
+    assert Reason.SHUTTING_DOWN is refused.value.reason
+    await drain.ended()
+    assert [] == world.runtime.launches
+    assert not world.registry.held
+
+
+async def test_a_save_that_the_store_does_not_take_is_tried_to_the_end(
+    world: World, roster: Roster, drain: Drain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is time: the heir would start from an older state."""
+    monkeypatch.setattr(live, "LAST_SAVE_S", 0.1)
+    await roster.start(NAME)
+    world.runtime.handle.write("unsaved")
+    world.snapshots.before = away
+    drain.begin(LONG_S)
+    await wait_until(lambda: roster.find(NAME)._ending is not None)
+
+    world.snapshots.before = lambda segmented: None
+
+    assert [("a", 0)] == await receipts(drain)
+    assert 1 == len(world.snapshots.generations)
+    assert not world.registry.held
+
+
+async def test_what_was_not_saved_is_tried_again_by_who_comes_second(
+    world: World, roster: Roster, drain: Drain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGTERM after a drain; there is no second receipt."""
+    monkeypatch.setattr(live, "LAST_SAVE_S", 0.1)
+    await roster.start(NAME)
+    world.runtime.handle.write("unsaved")
+    world.snapshots.before = away
+    drain.begin(0.0)
+    assert [("a", 0)] == await receipts(drain)
+    await drain.ended()
+    world.snapshots.before = lambda segmented: None
+
+    drain.begin(LONG_S)
+    await drain.ended()
+
+    assert [("a", 0)] == await receipts(drain)
+    assert 1 == len(world.snapshots.generations)
+    assert not world.registry.held
+
+
+async def test_who_is_slow_to_listen_is_told_all(roster: Roster, drain: Drain) -> None:
+    """Receipts come while one is on its way."""
+    await roster.start(NAME)
+    await roster.start(OTHER)
+    drain.begin(LONG_S)
+
+    told = []
+    async for receipt in drain.receipts():
+        told.append(receipt.remaining)
+        await drain.ended()
+
+    assert [1, 0] == told
+
+
+async def test_who_went_away_and_asks_again_is_told_all(
+    roster: Roster, drain: Drain
+) -> None:
+    """A client whose connection broke."""
+    await roster.start(NAME)
+    drain.begin(LONG_S)
+    gone = drain.receipts()
+    await anext(gone)
+    await gone.aclose()  # type: ignore[attr-defined]
+
+    assert [("a", 0)] == await receipts(drain)
+
+
+async def test_it_leaves_although_nobody_could_be_told(
+    around: Surroundings, roster: Roster
+) -> None:
+    """Whatever is wrong with the heartbeat."""
+
+    async def fail() -> None:
+        raise OSError("no")
+
+    await roster.start(NAME)
+    drain = Drain(roster, fail)
+    drain.begin(LONG_S)
+
+    assert [("a", 0)] == await receipts(drain)
 
 
 async def test_each_is_on_its_own(
@@ -177,7 +320,7 @@ async def test_each_is_on_its_own(
     """One that cannot be ended has a receipt that says why, and the others leave."""
 
     async def refuse(*_: object, **__: object) -> None:
-        raise ServiceError(Reason.SAVE_PENDING, "cannot finish")
+        raise ServiceError(Reason.STORAGE_FULL, "cannot finish")
 
     await roster.start(NAME)
     await roster.start(OTHER)

@@ -74,9 +74,13 @@ async def test_who_leaves_says_so_when_it_asks_for_its_lease_too(world: World) -
 
     with pytest.raises(ServiceError):
         await agent.save()
-    await wait_until(lambda: runs(agent, first.epoch + 1))
+    await wait_until(lambda: first.epoch + 1 == agent.epoch)
+    await agent.leave(1.0)
 
     assert world.registry.leaving
+    # It was not started again to be ended, and what it had is saved.
+    assert 1 == len(world.runtime.handles)
+    assert first.epoch + 1 == world.snapshots.uploads[-1].epoch
 
 
 async def test_what_is_anothers_is_left_alone(world: World) -> None:

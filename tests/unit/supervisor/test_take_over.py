@@ -307,19 +307,17 @@ async def test_who_waits_for_its_turn_when_we_leave_is_given_back(
     assert [] == world.runtime.handles
 
 
-async def test_a_claim_ends_where_leaving_begins(
-    world: World, around: Surroundings, roster: Roster, monkeypatch: pytest.MonkeyPatch
+async def test_an_answer_that_is_lost_when_we_leave_is_asked_for_again(
+    world: World, around: Surroundings, roster: Roster
 ) -> None:
-    """However often it is told of more."""
-    heart, claim = Heartbeat(around, roster, ignore, 0.0, ignore), world.registry.claim
+    """What it would have told of is ours: nobody else can have it until we end."""
+    world.registry.claimable, world.registry.losing_answers = 1, True
+    heart = await beat(around, roster)
+    world.registry.claimable, world.registry.losing_answers = 0, False
+    assert world.registry.held
 
-    async def claim_as_we_leave() -> list[Claim]:
-        heart._unclaimed = True
-        around.leaving.set()
-        return await claim()
-
-    monkeypatch.setattr(world.registry, "claim", claim_as_we_leave)
-    heart._claim_soon()
+    await heart.say_leaving()
     await around.settle()
 
-    assert 1 == world.registry.claims
+    assert not world.registry.held
+    assert [] == world.runtime.handles
