@@ -252,6 +252,8 @@ class Actor:
     async def _pick(self) -> tuple[Owner, str, int]:
         """A lease to act on: mostly one it has, else one that it had once."""
         while not self._held and not self._old:
+            if self._leaving:
+                await self._boot()  # who leaves is given nothing new
             await self._claim_all()
             await asyncio.sleep(0.01)
         if self._old and (not self._held or self._dice.random() < 0.2):
