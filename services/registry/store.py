@@ -188,8 +188,9 @@ class InboxStore(Protocol):
         """Agents that have pending messages."""
 
     def hints(self, town: str) -> AbstractAsyncContextManager[AsyncIterator[Hint]]:
-        """Agents that get a message from now on; "" says that some may have been
-        missed. Raises WATCHER_TOO_SLOW from the iterator, and STORE_UNAVAILABLE."""
+        """Agents that get a message, and instances that are handed leases, from now on;
+        "" says that some may have been missed. Raises WATCHER_TOO_SLOW from the
+        iterator, and STORE_UNAVAILABLE."""
 
 
 class CallbackStore(Protocol):

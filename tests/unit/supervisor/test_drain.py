@@ -84,6 +84,16 @@ def away(segmented: object) -> None:
     raise ServiceError(Reason.STORE_UNAVAILABLE, "the store is away")
 
 
+async def has_unsaved(
+    world: World, roster: Roster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An agent that runs, while the store takes nothing and each end soon gives up."""
+    monkeypatch.setattr(live, "LAST_SAVE_S", 0.1)
+    await roster.start(NAME)
+    world.runtime.handle.write("unsaved")
+    world.snapshots.before = away
+
+
 def thinking(world: World) -> asyncio.Event:
     assert world.runtime.thinking is not None
     return world.runtime.thinking
@@ -237,10 +247,7 @@ async def test_a_save_that_the_store_does_not_take_is_tried_to_the_end(
     world: World, roster: Roster, drain: Drain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There is time: the heir would start from an older state."""
-    monkeypatch.setattr(live, "LAST_SAVE_S", 0.1)
-    await roster.start(NAME)
-    world.runtime.handle.write("unsaved")
-    world.snapshots.before = away
+    await has_unsaved(world, roster, monkeypatch)
     drain.begin(LONG_S)
     await wait_until(lambda: roster.find(NAME)._ending is not None)
 
@@ -255,10 +262,7 @@ async def test_what_was_not_saved_is_tried_again_by_who_comes_second(
     world: World, roster: Roster, drain: Drain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGTERM after a drain; there is no second receipt."""
-    monkeypatch.setattr(live, "LAST_SAVE_S", 0.1)
-    await roster.start(NAME)
-    world.runtime.handle.write("unsaved")
-    world.snapshots.before = away
+    await has_unsaved(world, roster, monkeypatch)
     drain.begin(0.0)
     assert [("a", 0)] == await receipts(drain)
     await drain.ended()
