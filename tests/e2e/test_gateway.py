@@ -189,6 +189,8 @@ def test_the_life_of_an_agent(
     ]
     assert [{"sent": True, "messageId": "hello-1"}] * 2 == [one.json() for one in sent]
     shared_plane.wait_settled("pole", "hello-1")
+    # The registry has it settled before the supervisor has its answer.
+    wait_until_sync(lambda: status()["messageCount"], what="it is counted")
     now = status()
     assert ("running", 1) == (now["status"], now["messageCount"])
     assert now["generation"] > 0
