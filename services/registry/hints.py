@@ -1,7 +1,8 @@
 """Who waits for messages or changes of which town, and the hints on their way to them.
 
-A hint is the id of an agent, or who was handed leases; "" says that some may have been
-missed, so list again. A nudge says nothing but that there may be a change.
+A hint is the id of an agent, or who was handed leases, or that some are on offer; ""
+says that some may have been missed, so list again. A nudge says nothing but that there
+may be a change.
 """
 
 from __future__ import annotations
@@ -26,7 +27,12 @@ class Handed:
     slot: str
 
 
-Hint: TypeAlias = str | Handed
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """Somebody has gone, and what it leased is for anybody to claim."""
+
+
+Hint: TypeAlias = str | Handed | Offered
 
 
 class Watcher(AsyncIterator[Hint]):
@@ -40,7 +46,7 @@ class Watcher(AsyncIterator[Hint]):
 
     def tell(self, hint: Hint) -> None:
         if hint == MISSED:
-            # Listing again names all agents; heartbeats tell of what was handed.
+            # Listing again names all agents; heartbeats tell of leases.
             self._hints.clear()
         self._hints[hint] = None
         self._too_slow = self._too_slow or len(self._hints) > HINTS_MAX

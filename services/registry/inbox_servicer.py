@@ -8,7 +8,7 @@ from typing import Any
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName, InstanceName, MessageName, TownName
 from services.registry import wire
-from services.registry.hints import MISSED, Handed, Hint
+from services.registry.hints import MISSED, Handed, Hint, Offered
 from services.registry.inbox import (
     OUTCOMES,
     Acknowledgement,
@@ -94,7 +94,11 @@ class InboxServicer:
 
 
 def _hint(town: str, hint: Hint) -> pb.WatchMessagesResponse:
-    if isinstance(hint, Handed):
-        instance = InstanceName(town, hint.slot)
-        return pb.WatchMessagesResponse(instance=str(instance))
-    return pb.WatchMessagesResponse(agent=str(AgentName(town, hint)))
+    match hint:
+        case Handed(slot):
+            instance = InstanceName(town, slot)
+            return pb.WatchMessagesResponse(instance=str(instance))
+        case Offered():
+            return pb.WatchMessagesResponse(claimable=True)
+        case agent:
+            return pb.WatchMessagesResponse(agent=str(AgentName(town, agent)))

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.redis_pool import Store
 from services.chassis.telemetry import Event
-from services.registry.hints import Handed, Hint, Nudges, Watchers
+from services.registry.hints import Handed, Hint, Nudges, Offered, Watchers
 from services.registry.redis_town import channel
 
 _EVERY_TOWN: Final = channel("*", "*")
@@ -91,6 +91,7 @@ class RedisHints:
                 if what == _OF_MESSAGES:
                     self._watchers.tell(town, message["data"].decode())
                 elif what == _OF_LEASES:
-                    self._watchers.tell(town, Handed(message["data"].decode()))
+                    slot = message["data"].decode()
+                    self._watchers.tell(town, Handed(slot) if slot else Offered())
                 # A message that waits is a change of its agent as well.
                 self.nudges.tell(town)

@@ -138,8 +138,8 @@ class Heartbeat:
 
     async def watch_messages(self) -> None:
         """Wakes agents as messages for them are accepted, and claims what is handed to
-        us. Deliveries and heartbeats look for themselves as well, so a broken watch
-        only makes them slower."""
+        us or on offer. Deliveries and heartbeats look for themselves as well, so a
+        broken watch only makes them slower."""
         failures = 0
         while True:
             try:

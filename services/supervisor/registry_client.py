@@ -247,15 +247,15 @@ class RegistryClient:
             )
 
     async def watch_messages(self) -> AsyncIterator[AgentName | None]:
-        """Agents that have pending messages; None: leases were handed to us. Hints,
-        which may repeat."""
+        """Agents that have pending messages; None: leases were handed to us, or are on
+        offer. Hints, which may repeat."""
         town = f"towns/{self._identity.town}"
         call = self._stub.WatchMessages(pb.WatchMessagesRequest(parent=town))
         with rpc_errors():
             async for hint in call:
                 if hint.agent:
                     yield AgentName.parse(hint.agent)
-                elif hint.instance == self._identity.instance:
+                elif hint.claimable or hint.instance == self._identity.instance:
                     yield None
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from services.chassis.names import AgentName, InstanceName
 from services.registry import refusals
 from services.registry.agents import Agent, State
-from services.registry.hints import Handed
+from services.registry.hints import Handed, Offered
 from services.registry.leases import (
     EXPIRED_SHOWN,
     INSTANCES_MAX,
@@ -66,7 +66,7 @@ class MemoryLeases(MemoryTowns):
         town, instance = self._own(name, boot_id)
         leaving = instance.leaving or leaving
         self._renew(town, replace(instance, leaving=leaving))
-        self._sweep(town)
+        self._sweep(name.town)
         lost = [run.agent for run in runs if not self._take_in(name, boot_id, run)]
         pending = [
             agent
@@ -96,15 +96,20 @@ class MemoryLeases(MemoryTowns):
         )
         return Pulse(tuple(lost), tuple(pending), nonce, free, living)
 
-    def _sweep(self, town: Town) -> None:
+    def _sweep(self, name: str) -> None:
         """Offers what those lease who were not heard from in time."""
+        town = self._town(name)
         for slot in list(town.unswept):
             other = town.instances.get(slot)
             if other is None:
                 town.unswept.remove(slot)
             elif not alive(other.expire_time, self._now(), self.gap):
                 town.unswept.remove(slot)
-                self._offer_leases_of(town, other, self._now())
+                self._orphan_leases_of(name, other)
+
+    def _orphan_leases_of(self, town: str, gone: Instance) -> None:
+        if self._offer_leases_of(self._town(town), gone, self._now()):
+            self.watchers.tell(town, Offered())
 
     def _forget(self, town: Town) -> None:
         """Instances that expired long ago; what they lease is on offer."""
@@ -145,7 +150,7 @@ class MemoryLeases(MemoryTowns):
         if name.instance in town.instances:
             _, instance = self._own(name, boot_id)
             del town.instances[name.instance]
-            self._offer_leases_of(town, instance, self._now())
+            self._orphan_leases_of(name.town, instance)
 
     async def resolve(self, name: AgentName) -> Resolution:
         town, found = self._town(name.town), self._judged(name.town)

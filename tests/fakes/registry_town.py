@@ -180,10 +180,16 @@ class MemoryTowns:
     def _offer(self, town: Town, agent: str, since: datetime) -> None:
         town.free[agent] = min(since, town.free.get(agent, since))
 
-    def _offer_leases_of(self, town: Town, instance: Instance, since: datetime) -> None:
-        for agent, lease in town.leases.items():
-            if (lease.instance, lease.boot_id) == (instance.slot, instance.boot_id):
-                self._offer(town, agent, since)
+    def _offer_leases_of(self, town: Town, instance: Instance, since: datetime) -> bool:
+        """Says whether there is any."""
+        found = [
+            agent
+            for agent, lease in town.leases.items()
+            if (lease.instance, lease.boot_id) == (instance.slot, instance.boot_id)
+        ]
+        for agent in found:
+            self._offer(town, agent, since)
+        return bool(found)
 
     def _renew(self, town: Town, instance: Instance) -> None:
         town.instances[instance.slot] = replace(instance, expire_time=self._deadline())

@@ -5,14 +5,17 @@ if refusal then return refusal end
 -- For good: a beat that was sent before may come after.
 instance.leaving = instance.leaving or a.leaving or nil
 renew(a.slot, instance)
--- What those lease who were not heard from in time.
+-- What those lease who were not heard from in time. The others are to hear of it now:
+-- they may have asked just before, and would be an interval late.
+local orphans = false
 for _, slot in ipairs(redis.call('ZRANGEBYSCORE', DEADLINES, '-inf', now)) do
   local other = read(INSTANCES, slot)
   if not (other and alive(other)) then
     redis.call('ZREM', DEADLINES, slot)
-    if other then offer_leases_of(slot, other.boot, now) end
+    orphans = other and offer_leases_of(slot, other.boot, now) or orphans
   end
 end
+if orphans then tell('handed', '') end
 
 local lost, shown = {}, {}
 for _, run in ipairs(a.runs) do

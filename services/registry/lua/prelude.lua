@@ -49,7 +49,8 @@ local function write(key, field, value)
   redis.call('HSET', key, field, cjson.encode(value))
 end
 
--- Tells those who listen to the town: `hints` of messages, or what was `handed` to whom.
+-- Tells those who listen to the town: `hints` of messages, or what was `handed` to whom
+-- ('': it is on offer to all).
 local function tell(channel, text)
   redis.call('PUBLISH', string.gsub(KEYS[1], 'agents$', channel), text)
 end
@@ -122,13 +123,17 @@ local function offer(agent, from)
   redis.call('ZADD', FREE, 'LT', from, agent)
 end
 
--- Offers all that a boot leases.
+-- Offers all that a boot leases; says whether there is any.
 local function offer_leases_of(slot, boot, from)
-  local raw = redis.call('HGETALL', LEASES)
+  local raw, any = redis.call('HGETALL', LEASES), false
   for i = 1, #raw, 2 do
     local lease = cjson.decode(raw[i + 1])
-    if lease.instance == slot and lease.boot == boot then offer(raw[i], from) end
+    if lease.instance == slot and lease.boot == boot then
+      offer(raw[i], from)
+      any = true
+    end
   end
+  return any
 end
 
 -- Keeps an instance alive for one TTL more.

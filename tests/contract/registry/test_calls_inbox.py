@@ -10,7 +10,7 @@ import pytest
 
 from services.chassis.auth import Kind
 from services.chassis.errors import Reason, ServiceError
-from services.registry.hints import HINTS_MAX, Handed
+from services.registry.hints import HINTS_MAX, Handed, Offered
 from services.registry.inbox import TEXT_BYTES_MAX
 from tests.contract.registry.test_policy import METHODS, outcome, request_about
 from tests.support.registry_samples import (
@@ -269,7 +269,17 @@ class TestWatch:
 
         async with asyncio.timeout(5):
             hint = await call.read()
-        assert ("", f"{PARENT}/instances/two") == (hint.agent, hint.instance)
+        assert pb.WatchMessagesResponse(instance=f"{PARENT}/instances/two") == hint
+
+    async def test_says_that_leases_are_on_offer(self, registry, inbox):
+        """To all, so without a name."""
+        call = self.watch(inbox)
+        assert "" == await self.hint(call)
+        registry.store.watchers.tell(TOWN, Offered())
+
+        async with asyncio.timeout(5):
+            hint = await call.read()
+        assert pb.WatchMessagesResponse(claimable=True) == hint
 
     async def test_names_all_again_when_hints_were_lost(self, registry, inbox):
         """After the store came back, whoever waits is named once more."""

@@ -4,12 +4,13 @@ them at once, or anybody may."""
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
 
 from services.chassis.names import AgentName, InstanceName
-from services.registry.hints import Handed
+from services.registry.hints import Handed, Hint, Offered
 from services.registry.leases import TTL_S, Evidence, Lease, Release
 from services.registry.store import RegistryStore
 from tests.support.registry_samples import ADDRESS, BOOT, SPEC
@@ -33,6 +34,14 @@ async def lease(store: RegistryStore, name: AgentName) -> Lease:
     found = (await store.get_agent(name)).lease
     assert found is not None
     return found
+
+
+async def told_by(hints: AsyncIterator[Hint]) -> Hint:
+    """The next hint but that one may have been missed, as when Redis is new to us."""
+    async with asyncio.timeout(5):
+        while not (hint := await anext(hints)):
+            pass
+    return hint
 
 
 @pytest.fixture
@@ -94,11 +103,44 @@ async def test_whoever_waits_for_messages_is_told_at_once(going):
     async with going.hints(TOWN) as hints:
         await going.release(ONE, BOOT, [Release("a", 1), Release("b", 1)])
 
-        async with asyncio.timeout(5):
-            told = await anext(hints)
-            while not told:  # Redis was connected to just now: look at everything.
-                told = await anext(hints)
-        assert Handed("two") == told
+        assert Handed("two") == await told_by(hints)
+
+
+async def test_all_are_told_at_once_when_the_holder_has_died(held, time: Time):
+    """By the beat of who notices: else the others are as late as their own beats."""
+    await boot(held, TWO)
+    await time.passes(TTL_S - 1)
+    await boot(held, THREE)
+    await held.heartbeat(TWO, BOOT)
+    await time.passes(2)
+    async with held.hints(TOWN) as hints:
+        await held.heartbeat(TWO, BOOT)
+
+        assert Offered() == await told_by(hints)
+
+
+async def test_all_are_told_at_once_when_a_holder_goes_with_its_leases(held):
+    """It had no time to hand them on."""
+    await boot(held, TWO)
+    async with held.hints(TOWN) as hints:
+        await held.release_instance(ONE, BOOT)
+
+        assert Offered() == await told_by(hints)
+
+
+async def test_one_that_dies_without_leases_is_no_news(held, time: Time):
+    """There is nothing to ask for."""
+    await boot(held, TWO)
+    await time.passes(TTL_S - 1)
+    await held.heartbeat(ONE, BOOT)
+    await time.passes(2)
+    async with held.hints(TOWN) as hints:
+        await held.heartbeat(ONE, BOOT)
+        await held.heartbeat(ONE, BOOT, leaving=True)
+        await boot(held, THREE)
+        await held.release(ONE, BOOT, [Release("a", 1)])
+
+        assert Handed("three") == await told_by(hints)
 
 
 async def test_they_are_spread_as_claims_are(going):
