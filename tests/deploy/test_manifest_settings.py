@@ -171,6 +171,18 @@ def test_a_pod_has_time_to_stop(service: str) -> None:
     assert pod["terminationGracePeriodSeconds"] >= 1.5 * stop_s
 
 
+def test_the_supervisors_pod_has_time_for_its_drain() -> None:
+    """For the whole budget that it has when nobody sets another, and its own end."""
+    budget = known("supervisor")["TOWNKEEPER_DRAIN_BUDGET"]
+    workload = manifests.workload("supervisor")
+    stop_s = server.GRACE_S + server.FLUSH_S + server.STOP_LIMIT_S
+
+    assert budget.name not in manifests.environment(workload)
+    assert isinstance(budget.default, float)
+    given_s = manifests.pod(workload)["terminationGracePeriodSeconds"]
+    assert given_s >= budget.default + stop_s
+
+
 async def test_the_keys_of_the_readme_prove_tokens(tmp_path: Path) -> None:
     """A pod that has only jwks.json believes what the private keys signed."""
     ring = KeyRing.create(tmp_path / "plane" / "keys")

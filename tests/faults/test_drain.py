@@ -3,6 +3,7 @@ receipt for each and nothing lost or left over."""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -30,6 +31,8 @@ KINDS: Final = {
     "unwilling": ("--stubborn", "--deaf", "--tick-s", "0.1"),
 }
 TALKING: Final = ("working", "stuck")
+# Longer than a lease lives after its last heartbeat.
+TURN_S: Final = 14
 
 
 def took(container: Container, agent: str, message: str) -> bool:
@@ -104,4 +107,36 @@ def test_sigterm_waits_for_a_turn(plane: PlaneProcess, tmp_path: Path) -> None:
         assert 0 == container.stop()
 
         assert [] == town.saved("a").unanswered
+        assert PENDING != town.messages("a")[message].state
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(120)
+def test_who_drains_is_heard_of_to_the_end(plane: PlaneProcess, tmp_path: Path) -> None:
+    """Longer than a lease lives without heartbeats: nobody else may have its agents,
+    and what they did meanwhile counts."""
+    town = Town(plane, "long")
+    with (
+        Container(
+            *(plane, tmp_path / "one"),
+            town="long",
+            slot="one",
+            TOWNKEEPER_DRAIN_BUDGET="100s",
+        ) as one,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        town.started("a", "--think-s", str(TURN_S))
+        message = town.said("a", "think", "key")
+        wait_until_sync(partial(took, one, "a", message), what="its turn")
+        before = town.status("a")
+        with Container(plane, tmp_path / "two", town="long", slot="two") as two:
+            draining = pool.submit(one.stop)
+            refusals = two.start_when_free("a")
+            assert 0 == draining.result(60)
+            after = town.status("a")
+
+        assert {Reason.LEASE_HELD} == refusals
+        assert ("one", "two") == (before["instanceId"], after["instanceId"])
+        assert before["epoch"] + 1 == after["epoch"]
+        assert ([message], []) == (town.saved("a").ids, town.saved("a").unanswered)
         assert PENDING != town.messages("a")[message].state

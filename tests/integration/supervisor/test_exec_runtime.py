@@ -1,7 +1,9 @@
 """Any program as an agent: what it is told, what it says, how it ends."""
 
+import os
 import sys
 import uuid
+from pathlib import Path
 
 import pytest
 
@@ -126,6 +128,19 @@ async def test_the_environment_is_the_one_promised(begin, tmp_path, monkeypatch)
     assert ours.items() <= told.items()
     extra = set(told) - set(ours) - {"LC_CTYPE"}  # python sets that one itself
     assert {"PATH", "LANG", "TOWNKEEPER_RUN"} == extra
+
+
+async def test_what_one_is_given_no_other_sees(begin):
+    """Nor does anything of it stay with the supervisor."""
+    before, here = dict(os.environ), Path.cwd()
+    await begin(env_vars={"ORGANIZATION": "first", "KEY": "secret"})
+    handle, seen = await begin(env_vars={"OWN": "1"})
+
+    await turn(handle, seen, "m1", "environment")
+
+    told = next(e.data["all"] for e in seen.events if e.name == "environment")
+    assert ("1", set()) == (told["OWN"], {"ORGANIZATION", "KEY"} & set(told))
+    assert (before, here) == (dict(os.environ), Path.cwd())
 
 
 async def test_an_empty_prompt_sends_nothing(begin):

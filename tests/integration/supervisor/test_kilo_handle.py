@@ -211,6 +211,16 @@ async def test_an_abort_that_kilo_tells_of_closes_once(town):
     assert [("m1", TurnEnd.INTERRUPTED)] == town.closed
 
 
+async def test_a_turn_that_cannot_be_aborted_does_not_hold_up_the_end(town):
+    """The server answers nothing any more: its process is ended all the same."""
+    await town.handle.deliver(Message("m1", "hello"))
+    town.kilo.unreachable = True
+
+    report = await town.handle.stop(grace_s=0.1)
+
+    assert (True, ()) == (report.requested, report.survivors)
+
+
 async def test_a_prompt_that_was_not_stored_is_not_delivered(town, monkeypatch):
     """Accepted is not stored; tried again it is the same message, not a second one."""
     monkeypatch.setattr(kilo_handle, "STORED_S", 0)

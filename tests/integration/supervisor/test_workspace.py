@@ -107,6 +107,18 @@ async def test_a_mayor_reads_its_instructions_from_a_file(prepare, root):
     assert "mine" == outside.read_text()
 
 
+@pytest.mark.parametrize("role", [Role.POLECAT, Role.REFINERY, Role.TRIAGE])
+async def test_a_field_says_who_works_without_the_repository(prepare, origin, role):
+    """The role does not: any may be lightweight, and none is by itself."""
+    spec = replace(polecat(origin), role=role)
+
+    light = await prepare(TOAST, replace(spec, lightweight=True))
+    heavy = await prepare(TOAST, spec)
+
+    assert [".git"] == [path.name for path in light.iterdir()]
+    assert "one" == (heavy / "file").read_text()
+
+
 @pytest.mark.parametrize(
     ("branch", "fields", "content"),
     [

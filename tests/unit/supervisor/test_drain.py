@@ -15,6 +15,7 @@ from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName
 from services.supervisor import live
 from services.supervisor.drain import END_S, Drain
+from services.supervisor.heartbeat import Heartbeat
 from services.supervisor.inbox import InboxMessage, Outcome
 from services.supervisor.roster import Roster
 from services.supervisor.run import State
@@ -316,6 +317,24 @@ async def test_it_leaves_although_nobody_could_be_told(
     drain.begin(LONG_S)
 
     assert [("a", 0)] == await receipts(drain)
+
+
+async def test_who_has_no_agents_says_that_it_leaves_too(
+    world: World, around: Surroundings, roster: Roster
+) -> None:
+    """By its own name: nothing has to run for that."""
+    heart = Heartbeat(around, roster, nobody, 0.0, nobody)
+    drain = Drain(roster, heart.say_leaving)
+
+    drain.begin(LONG_S)
+    await drain.ended()
+
+    assert world.registry.leaving
+    assert [] == await receipts(drain)
+
+
+async def nobody(why: str = "") -> None:
+    """Is asked to register, or replaced."""
 
 
 async def test_each_is_on_its_own(

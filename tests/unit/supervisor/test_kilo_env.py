@@ -116,6 +116,15 @@ def test_a_request_cannot_move_what_is_private():
     assert "secret" == environment["KILO_SERVER_PASSWORD"]
 
 
+def test_home_and_data_both_lie_with_the_agent():
+    """One variable moves Kilo's home, another its database: neither does for both."""
+    environment = kilo_environment(launch(), read_config("{}"), password="secret")
+
+    homes = {environment[name] for name in ("HOME", "KILO_TEST_HOME")}
+    assert {"/home/toast"} == homes
+    assert "/home/toast/.local/share" == environment["XDG_DATA_HOME"]
+
+
 def test_an_agent_knows_who_it_is():
     """Tools and git see the agent's names; what the supervisor adds wins."""
     environment = kilo_environment(
