@@ -25,6 +25,8 @@ DOCUMENTS = [
         "docs/errors.md",
         "docs/leases.md",
         "docs/proof.md",
+        "docs/rules.md",
+        "docs/differences.md",
         "docs/security.md",
         "docs/snapshots.md",
     )
