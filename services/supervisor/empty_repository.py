@@ -15,7 +15,10 @@ from typing import Final
 
 BRANCH: Final = "main"
 EMPTY_TREE: Final = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
-_WHO: Final = "Townkeeper <townkeeper@townkeeper.local> 1735689600 +0000"  # 2025-01-01
+# Who makes commits that are nobody's.
+AUTHOR: Final = "Townkeeper"
+EMAIL: Final = "townkeeper@townkeeper.local"
+_WHO: Final = f"{AUTHOR} <{EMAIL}> 1735689600 +0000"  # 2025-01-01
 _COMMIT: Final = (
     f"tree {EMPTY_TREE}\nauthor {_WHO}\ncommitter {_WHO}\n\nEmpty workspace\n"
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -15,6 +16,8 @@ NETWORK_S = 300.0
 ERROR_LENGTH_MAX = 400
 # `ext::` and its like would run a command of the caller's choice.
 PROTOCOLS = "file:git:http:https:ssh"
+
+NOTHING_MORE: Mapping[str, str] = {}
 
 _REVISION = re.compile(r"(?!-)[A-Za-z0-9_./+@=-]{1,244}")
 
@@ -59,36 +62,50 @@ def check_revision(revision: str, field: str) -> str:
     return revision
 
 
-async def git(folder: Path, *arguments: str, timeout_s: float = LOCAL_S) -> str:
+async def git(
+    folder: Path,
+    *arguments: str,
+    timeout_s: float = LOCAL_S,
+    task: str = "prepare the workspace",
+    environ: Mapping[str, str] = NOTHING_MORE,
+) -> str:
     """Runs git in a folder and gives its output; START_FAILED with its last words."""
     what = next((a for a in arguments if not a.startswith("-") and "=" not in a), "git")
     try:
-        done = await _run(folder, arguments, timeout_s)
+        done = await run_git(folder, *arguments, timeout_s=timeout_s, environ=environ)
     except TimeoutError as error:
         raise ServiceError(
             Reason.START_FAILED,
-            f"cannot prepare the workspace: git {what} took over {timeout_s:.0f} s; "
+            f"cannot {task}: git {what} took over {timeout_s:g} s; "
             "check that its server answers",
         ) from error
     if done.code != 0:
-        said = done.stderr.strip()[-ERROR_LENGTH_MAX:]
-        raise ServiceError(
-            Reason.START_FAILED, f"cannot prepare the workspace: git {what}: {said}"
-        )
+        text = f"cannot {task}: git {what}: {last_words(done)}"
+        raise ServiceError(Reason.START_FAILED, text)
     return done.stdout.strip()
+
+
+def last_words(done: spawn.Finished) -> str:
+    """What git said last of what was wrong."""
+    return done.stderr.strip()[-ERROR_LENGTH_MAX:]
 
 
 async def git_says(folder: Path, *arguments: str) -> bool:
     """Whether a question to git has the answer yes (exit code 0)."""
     try:
-        return (await _run(folder, arguments, LOCAL_S)).code == 0
+        return (await run_git(folder, *arguments)).code == 0
     except TimeoutError:
         return False
 
 
-async def _run(
-    folder: Path, arguments: tuple[str, ...], timeout_s: float
+async def run_git(
+    folder: Path,
+    *arguments: str,
+    timeout_s: float = LOCAL_S,
+    environ: Mapping[str, str] = NOTHING_MORE,
 ) -> spawn.Finished:
+    """Runs git to its end, whatever that is. Raises TimeoutError when git and all that
+    it started are killed."""
     environ = {
         "HOME": os.devnull,
         "GIT_CONFIG_GLOBAL": os.devnull,
@@ -98,6 +115,9 @@ async def _run(
         "GIT_SSH_COMMAND": "ssh -oBatchMode=yes -oStrictHostKeyChecking=accept-new",
         "GCM_INTERACTIVE": "never",
         "LC_ALL": "C.UTF-8",
+        # The folder's own repository or none: never one that it lies in.
+        "GIT_CEILING_DIRECTORIES": str(folder.parent),
+        **environ,
     }
     return await spawn.run(
         spawn.Command(("git", *arguments), folder, environ), timeout_s
