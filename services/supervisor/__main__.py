@@ -49,6 +49,7 @@ from services.supervisor.snapshots_client import SnapshotsClient
 from services.supervisor.specs import Claim, Identity
 from services.supervisor.surroundings import Surroundings
 from services.supervisor.workspace import workspace_maker
+from services.supervisor.workspace_save import WorkspaceSaver
 from townkeeper.supervisor.v1 import supervisor_pb2, supervisor_pb2_grpc
 
 log = structlog.get_logger()
@@ -79,7 +80,7 @@ async def serve(settings: Settings) -> None:
         for heart in hearts:
             await heart.say_leaving()
 
-    drain = Drain(roster, announce)
+    drain = Drain(roster, announce, WorkspaceSaver().save)
     servicer = SupervisorServicer(
         *(roster, drain, around, settings.exec_policy),
         refresh=partial(token.replace, verifier=verifier),

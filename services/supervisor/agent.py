@@ -33,6 +33,7 @@ from services.supervisor.run import (
 from services.supervisor.runtime import ExitReport
 from services.supervisor.saver import Saver
 from services.supervisor.specs import Claim
+from services.supervisor.workspace_save import Workspace
 
 log = structlog.get_logger()
 
@@ -203,6 +204,7 @@ class Agent(Ending):
             claim, run.id, crashed=crashes.count > 0
         )
         saver = self._hold(hydrated.saver, claim.epoch)
+        self.workspace = Workspace(hydrated.launch.workdir, claim.spec)
         run.workdir = str(hydrated.launch.workdir)
         run.generation, run.saved_at = saver.generation, saver.saved_at
         run.lost_generations = hydrated.lost

@@ -1,5 +1,6 @@
 """The end of all that runs in this instance, within one budget: who is idle goes at
-once, who works may end its turn, who does not in time is cut off and saved."""
+once, who works may end its turn, who does not in time is cut off and saved. What an
+agent has in its workspace is saved after its session, in the time that is left."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from services.supervisor.errand import report_failure
 from services.supervisor.live import LAST_SAVE_S
 from services.supervisor.roster import Roster
 from services.supervisor.run import Run
+from services.supervisor.workspace_save import SaveWorkspace, WorkspaceSave
 
 log = structlog.get_logger()
 
@@ -29,15 +31,22 @@ class Receipt:
     """A run as it left, and how many are still here."""
 
     run: Run
+    workspace: WorkspaceSave | None  # None: it never had one here
     remaining: int
 
 
 class Drain:
     """One an instance: who asks again joins it, and can make it shorter."""
 
-    def __init__(self, roster: Roster, announce: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        roster: Roster,
+        announce: Callable[[], Awaitable[None]],
+        save_workspace: SaveWorkspace,
+    ) -> None:
         self._roster = roster
         self._announce = announce
+        self._save_workspace = save_workspace
         self._here: set[Agent] = set()
         self._receipts: list[Receipt] = []
         self._task: asyncio.Task[None] | None = None
@@ -45,6 +54,7 @@ class Drain:
         self._news = asyncio.Event()  # replaced by each
         self._cut = asyncio.Event()  # turns have had their time
         self._cut_at_s = math.inf  # on the clock of the loop
+        self._spent = asyncio.Event()  # nothing of the budget is left
 
     def begin(self, budget_s: float) -> None:
         """Starts to empty the instance. If that was begun, the sooner end counts; if it
@@ -54,6 +64,7 @@ class Drain:
         if cut_at_s < self._cut_at_s:
             self._cut_at_s = cut_at_s
             loop.call_at(cut_at_s, self._cut.set)
+        loop.call_later(budget_s, self._spent.set)
         if self._task is None:
             self._here = {agent for agent in self._roster.agents if agent.alive}
         elif not self._task.done():
@@ -92,12 +103,18 @@ class Drain:
             self._tell()
         log.info("drain.ended", agents=len(self._receipts))
 
-    def _left(self, agent: Agent) -> None:
-        if agent in self._here and agent.run is not None:
-            self._here.remove(agent)
-            self._receipts.append(Receipt(replace(agent.run), len(self._here)))
-            self._over = not self._here
-            self._tell()
+    async def _left(self, agent: Agent) -> None:
+        if agent not in self._here or agent.run is None:
+            return
+        saved = None
+        if agent.workspace is not None:
+            saved = await self._save_workspace(
+                agent.workspace, agent.name, agent.run.id, self._spent
+            )
+        self._here.remove(agent)
+        self._receipts.append(Receipt(replace(agent.run), saved, len(self._here)))
+        self._over = not self._here
+        self._tell()
 
     def _tell(self) -> None:
         news, self._news = self._news, asyncio.Event()

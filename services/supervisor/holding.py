@@ -20,6 +20,7 @@ from services.supervisor.run import Run, State, backoff_s
 from services.supervisor.saver import Saver
 from services.supervisor.specs import Claim
 from services.supervisor.surroundings import Surroundings
+from services.supervisor.workspace_save import Workspace
 
 log = structlog.get_logger()
 
@@ -42,6 +43,7 @@ class Holding:
     def __init__(self, name: AgentName, around: Surroundings) -> None:
         self.name = name
         self.run: Run | None = None
+        self.workspace: Workspace | None = None  # the last one; outlives the lease
         self.output = OutputBuffer()
         self.failed_starts = 0
         self.taken = 0  # the highest epoch that was taken up here, held still or not

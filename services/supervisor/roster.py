@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -110,7 +110,7 @@ class Roster:
         grace_s: float,
         *,
         cut: asyncio.Event | None = None,
-        on_left: Callable[[Agent], None] = lambda agent: None,
+        on_left: Callable[[Agent], Awaitable[None]] | None = None,
     ) -> None:
         """Stops and saves every agent; each must run elsewhere. One that works may end
         its turn until `cut` is set. Never raises: `on_left` is told of each, and its
@@ -124,7 +124,8 @@ class Roster:
                 log.error("agent.leave_failed", agent=str(agent.name), why=str(error))
                 if agent.run is not None:
                     agent.run.error = str(error)
-            on_left(agent)
+            if on_left is not None:
+                await on_left(agent)
 
         await asyncio.gather(*map(leave, self.agents), return_exceptions=True)
         await self._around.settle()

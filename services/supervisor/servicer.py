@@ -15,7 +15,12 @@ from services.supervisor.exec_runtime import ExecPolicy
 from services.supervisor.roster import Roster
 from services.supervisor.run import Run
 from services.supervisor.surroundings import Surroundings
-from services.supervisor.wire import event_to_proto, run_to_proto, spec_from_proto
+from services.supervisor.wire import (
+    event_to_proto,
+    run_to_proto,
+    spec_from_proto,
+    workspace_save_to_proto,
+)
 from townkeeper.registry.v1 import resources_pb2 as registry_pb
 from townkeeper.supervisor.v1 import resources_pb2, supervisor_pb2_grpc
 from townkeeper.supervisor.v1 import supervisor_pb2 as pb
@@ -194,9 +199,13 @@ class SupervisorServicer(supervisor_pb2_grpc.SupervisorServiceServicer):
             )
         self._drain.begin(budget_s)
         async for receipt in self._drain.receipts():
-            yield pb.DrainResponse(
+            response = pb.DrainResponse(
                 run=self._proto(receipt.run), remaining_count=receipt.remaining
             )
+            if receipt.workspace is not None:
+                saved = workspace_save_to_proto(receipt.workspace)
+                response.workspace.CopyFrom(saved)
+            yield response
 
     def _proto(self, run: Run) -> resources_pb2.Run:
         return run_to_proto(run, self._around.identity, 0.0)

@@ -13,6 +13,7 @@ from services.chassis.names import AgentName
 from services.supervisor.events import Event
 from services.supervisor.run import Run, State
 from services.supervisor.specs import AgentSpec, Claim, Identity, Resume, Role
+from services.supervisor.workspace_save import SaveOutcome, WorkspaceSave
 from townkeeper.registry.v1 import registry_pb2
 from townkeeper.registry.v1 import resources_pb2 as registry
 from townkeeper.supervisor.v1 import resources_pb2 as pb
@@ -38,6 +39,10 @@ _RESUMES: Final[Mapping[int, Resume]] = {
     registry.RESUME_FRESH: Resume.FRESH,
 }
 _STATES: Final = {state: pb.Run.State.Value(f"STATE_{state.name}") for state in State}
+_OUTCOMES: Final = {
+    outcome: pb.WorkspaceSave.Outcome.Value(f"OUTCOME_{outcome.name}")
+    for outcome in SaveOutcome
+}
 
 
 def spec_from_proto(spec: registry.AgentSpec) -> AgentSpec:
@@ -117,6 +122,16 @@ def run_to_proto(run: Run, identity: Identity, lag_s: float) -> pb.Run:
     if run.active_at is not None:
         proto.activity_time.FromDatetime(run.active_at)
     return proto
+
+
+def workspace_save_to_proto(saved: WorkspaceSave) -> pb.WorkspaceSave:
+    """What a drain made of a workspace."""
+    return pb.WorkspaceSave(
+        outcome=_OUTCOMES[saved.outcome],
+        ref=saved.ref,
+        commit=saved.commit,
+        error=saved.error,
+    )
 
 
 def event_to_proto(event: Event, town: str) -> pb.Event:

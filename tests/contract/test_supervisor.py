@@ -17,6 +17,7 @@ from services.supervisor.policy import POLICY
 from services.supervisor.roster import Roster
 from services.supervisor.servicer import SupervisorServicer
 from services.supervisor.wire import spec_from_proto
+from services.supervisor.workspace_save import SaveOutcome, WorkspaceSave
 from tests.fakes.registry_client import FakeRegistry
 from tests.fakes.runtime import FakeRuntime
 from tests.fakes.snapshots_client import FakeSnapshots
@@ -53,10 +54,14 @@ async def stub(tmp_path: Path) -> AsyncIterator[Any]:
     async def announce() -> None:
         around.leaving.set()
 
+    async def save_workspace(*_: object) -> WorkspaceSave:
+        return WorkspaceSave(SaveOutcome.PUSHED, "refs/r", "c0ffee", "some is missing")
+
+    drain = Drain(roster, announce, save_workspace)
     tokens = Tokens(tmp_path)
     token = ContainerToken("old", "t")
     servicer = SupervisorServicer(
-        *(roster, Drain(roster, announce), around, ExecPolicy.parse("/bin/agent")),
+        *(roster, drain, around, ExecPolicy.parse("/bin/agent")),
         refresh=partial(token.replace, verifier=tokens.verifier()),
     )
 
@@ -248,6 +253,13 @@ async def test_a_drain_answers_with_a_receipt_for_each_run(stub: Any) -> None:
 
     assert [1, 0] == [one.remaining_count for one in receipts]
     assert {"evicted"} == {one.run.exit_reason for one in receipts}
+    workspace = resources_pb2.WorkspaceSave(
+        outcome=resources_pb2.WorkspaceSave.OUTCOME_PUSHED,
+        ref="refs/r",
+        commit="c0ffee",
+        error="some is missing",
+    )
+    assert [workspace] * 2 == [one.workspace for one in receipts]
     assert receipts == await streamed(stub.Drain(request))
     assert Reason.SHUTTING_DOWN == await refusal(stub.StartAgent(started(AGENT)))
 

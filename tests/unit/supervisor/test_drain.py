@@ -22,6 +22,7 @@ from services.supervisor.run import State
 from services.supervisor.runtime import EventKind, RuntimeEvent, Status
 from services.supervisor.specs import AgentSpec, Role
 from services.supervisor.surroundings import Surroundings
+from services.supervisor.workspace_save import SaveOutcome, WorkspaceSave
 from tests.fakes.registry_client import FakeRegistry
 from tests.fakes.runtime import FakeRuntime
 from tests.fakes.snapshots_client import FakeSnapshots
@@ -57,7 +58,11 @@ def drain(around: Surroundings, roster: Roster) -> Drain:
     async def announce() -> None:
         around.leaving.set()
 
-    return Drain(roster, announce)
+    return Drain(roster, announce, nothing_to_save)
+
+
+async def nothing_to_save(*_: object) -> WorkspaceSave:
+    return WorkspaceSave(SaveOutcome.UNCHANGED)
 
 
 async def receipts(drain: Drain) -> list[tuple[str, int]]:
@@ -313,7 +318,7 @@ async def test_it_leaves_although_nobody_could_be_told(
         raise OSError("no")
 
     await roster.start(NAME)
-    drain = Drain(roster, fail)
+    drain = Drain(roster, fail, nothing_to_save)
     drain.begin(LONG_S)
 
     assert [("a", 0)] == await receipts(drain)
