@@ -121,9 +121,10 @@ async def test_a_workspace_has_a_limit_of_its_own(
 
 
 def hang_in_add(folder: Path, place: Path) -> None:
-    """Has git run something with a child that never ends, when it adds a file."""
+    """Has git run something with a child that does not end by itself within any limit
+    here, when it adds a file."""
     (place / "hang").write_text(
-        f"#!/bin/sh\ntouch {place}/hangs\ntail -f {place}/hangs"
+        f"#!/bin/sh\ntouch {place}/hangs\ntimeout 60 tail -f {place}/hangs"
     )
     (place / "hang").chmod(0o755)
     git(folder, "config", "filter.hang.clean", str(place / "hang"))
