@@ -165,7 +165,7 @@ class Story:
             container.mkdir(mode=0o700)
             progress(
                 f"SIGKILL to the whole container: {len(killed)} processes are dead "
-                "(supervisor and agent), their disk is wiped"
+                "(keeper, supervisor, agent), their disk is wiped"
             )
 
     async def _return(self) -> tuple[float, dict[str, Any]]:

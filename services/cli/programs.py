@@ -175,7 +175,9 @@ def _valkey(data: DataDir, socket_path: Path, environ: Mapping[str, str]) -> Pro
 
 def service_command(name: str) -> list[str]:
     """How a service is run; what lies in the current folder is not imported."""
-    return [sys.executable, "-P", "-m", f"services.{name}"]
+    # A supervisor has a parent that brings it back while its agents live.
+    module = "supervisor.keeper" if name == "supervisor" else name
+    return [sys.executable, "-P", "-m", f"services.{module}"]
 
 
 def _base_environment() -> dict[str, str]:

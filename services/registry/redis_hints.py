@@ -24,6 +24,7 @@ _EVERY_TOWN: Final = channel("*", "*")
 _AHEAD: Final = _EVERY_TOWN.partition("*")[0]
 _OF_MESSAGES: Final = "hints"
 _OF_LEASES: Final = "handed"
+_OF_OFFERS: Final = "offered"
 # How long a read may stay silent before it looks whether the connection lives.
 READ_LIMIT_S: Final = 5.0
 RECONNECT_PAUSE_S: Final = 0.2
@@ -91,7 +92,8 @@ class RedisHints:
                 if what == _OF_MESSAGES:
                     self._watchers.tell(town, message["data"].decode())
                 elif what == _OF_LEASES:
-                    slot = message["data"].decode()
-                    self._watchers.tell(town, Handed(slot) if slot else Offered())
+                    self._watchers.tell(town, Handed(message["data"].decode()))
+                elif what == _OF_OFFERS:
+                    self._watchers.tell(town, Offered())
                 # A message that waits is a change of its agent as well.
                 self.nudges.tell(town)

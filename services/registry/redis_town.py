@@ -228,8 +228,8 @@ def town_keys(town: str) -> tuple[bytes, ...]:
 
 
 def channel(town: str, what: str = "hints") -> str:
-    """Where hints about a town's messages are published, or that it has `changes`, or
-    who was `handed` leases."""
+    """Where hints about a town's messages are published, or that it has `changes`, who
+    was `handed` leases, or that some are `offered` to all."""
     return f"tk:registry:{{{town}}}:{what}"
 
 

@@ -16,6 +16,7 @@ from typing import Final
 
 import structlog
 
+from services.chassis.auth import Verifier
 from services.chassis.clock import SystemClock
 from services.chassis.errors import ServiceError
 from services.chassis.key_sources import FetchedKeys
@@ -35,6 +36,7 @@ from services.supervisor.events import EventLog
 from services.supervisor.freezer import Freezer
 from services.supervisor.heartbeat import Heartbeat
 from services.supervisor.hydrate import Hydrator
+from services.supervisor.kept import KeeperLink
 from services.supervisor.ledger import Ledger
 from services.supervisor.metrics import shown
 from services.supervisor.places import Places
@@ -61,18 +63,16 @@ async def serve(settings: Settings) -> None:
     """One supervisor's life."""
     spawn.adopt_orphans()
     identity = Identity(settings.town, settings.instance, str(uuid.uuid4()))
-    token = ContainerToken(settings.container_token, settings.town)
+    keeper = KeeperLink(os.environ)
+    token = ContainerToken(settings.container_token, settings.town, keeper.tell_token)
     around = _surroundings(settings, identity, token)
     roster = Roster(around)
     known = RevocationList(followed=True)
     verifier = settings.trust.verifier(
         known, otherwise=FetchedKeys("the registry", around.registry.public_keys)
     )
-    server = Server(
-        settings.address, POLICY, verifier, [SERVICE.full_name], tls=settings.tls
-    )
-    server.health.register("tokens", verifier.check_known)
-    server.health.note("revocations", verifier.check_following)
+    server = _server(settings, verifier)
+    keeper.on_end(lambda: around.keep(_end_at_once(around)))
     tasks: list[asyncio.Task[None]] = []
     hearts: list[Heartbeat] = []
 
@@ -88,13 +88,16 @@ async def serve(settings: Settings) -> None:
     supervisor_pb2_grpc.add_SupervisorServiceServicer_to_server(servicer, server.grpc)
 
     async def join(port: int) -> None:
+        keeper.tell_serving()
         address = f"{settings.address.rpartition(':')[0]}:{port}"
-        register = partial(
-            around.registry.register_instance, address, settings.capacity
-        )
+        capacity = settings.capacity
+        register = partial(around.registry.register_instance, address, capacity)
         interval_s, claims = await _register(around, register)
         await _end_strangers(around, claims)
-        freezer = Freezer(settings.town, around.ledger, around.events, around.may_start)
+        freezer = Freezer(
+            *(settings.town, around.ledger, around.events, around.may_start),
+            tell_keeper=keeper.tell_good_until,
+        )
         heart = Heartbeat(
             *(around, roster, register, interval_s, partial(_replaced, roster)),
             freezer=freezer if settings.freezes else None,
@@ -120,6 +123,15 @@ async def serve(settings: Settings) -> None:
         await run_until_signal(server, on_stop=leave, on_start=join)
 
 
+def _server(settings: Settings, verifier: Verifier) -> Server:
+    server = Server(
+        settings.address, POLICY, verifier, [SERVICE.full_name], tls=settings.tls
+    )
+    server.health.register("tokens", verifier.check_known)
+    server.health.note("revocations", verifier.check_following)
+    return server
+
+
 async def _replaced(roster: Roster, why: str) -> None:
     # Whatever we still do is refused: end our agents, then ourselves, as a crash.
     log.error("instance.replaced", why=why)
@@ -127,7 +139,20 @@ async def _replaced(roster: Roster, why: str) -> None:
     os._exit(1)
 
 
+async def _end_at_once(around: Surroundings) -> None:
+    """Nobody keeps us: as a container whose first process has ended."""
+    log.error("keeper.gone")
+    around.leaving.set()
+    try:
+        names = around.ledger.agents(around.identity.town)
+        await asyncio.gather(*map(around.ledger.end, names))
+    finally:
+        os._exit(1)
+
+
 async def _sign_off(around: Surroundings) -> None:
+    # What was left alive and not taken up yet, before others may have it.
+    await _end_strangers(around, [])
     try:
         await around.registry.release_instance()
     except ServiceError as error:
@@ -235,6 +260,10 @@ def main() -> int:
     except (SettingsError, KeysError, BindError, ServiceError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
+    except Exception:
+        # A defect. Agents need not end for it: as one that is killed we are kept.
+        log.exception("supervisor.crashed")
+        signal.raise_signal(signal.SIGABRT)
     return 0
 
 

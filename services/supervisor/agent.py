@@ -7,7 +7,6 @@ for the save that belongs to it. Other agents are never waited for.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import uuid
 from functools import partial
 from typing import Final
@@ -16,6 +15,7 @@ import structlog
 
 from services.chassis.errors import Reason, ServiceError
 from services.supervisor.ending import Ending
+from services.supervisor.ledger import Entry
 from services.supervisor.live import SAVE_AGAIN_S, LiveRun, last_save
 from services.supervisor.output import OutputBuffer
 from services.supervisor.redaction import hiding_secrets
@@ -27,10 +27,9 @@ from services.supervisor.run import (
     describe,
     no_run,
     not_running,
-    shutting_down,
     start_failed,
 )
-from services.supervisor.runtime import ExitReport
+from services.supervisor.runtime import ExitReport, Kept
 from services.supervisor.saver import Saver
 from services.supervisor.specs import Claim
 from services.supervisor.workspace_save import Workspace
@@ -41,7 +40,7 @@ STOP_GRACE_S: Final = 10.0
 
 
 class Agent(Ending):
-    """The keeper of one agent."""
+    """Runs one agent."""
 
     async def start(self) -> Run:
         """Claims the agent and starts it, or returns the run that it already has."""
@@ -55,6 +54,9 @@ class Agent(Ending):
             try:
                 return await self._begin(claim, Crashes())
             except ServiceError:
+                if self._lives_on():
+                    self._errand.begin(self._restart(claim, Crashes()))
+                    raise
                 # Who asked has the answer, and asks again; nobody else tries meanwhile.
                 await self._release("", wait_for_boot=True)
                 raise
@@ -139,6 +141,7 @@ class Agent(Ending):
             self.run.model = model
             earlier = self._models[1] if self._models else ""
             self._models = model, small_model or earlier
+            self._write_down(self._live)
             return self.run
 
     async def restore(self, number: int) -> tuple[int, int]:
@@ -146,7 +149,7 @@ class Agent(Ending):
         the state it replaced (0: there was none)."""
         async with self._lock:
             claim = await self._take()
-            ran = self.run is not None and self.run.alive
+            ran = self.alive or self._lives_on()
             if not ran:
                 self._claim = claim
             hydrator = self._around.hydrator
@@ -171,16 +174,37 @@ class Agent(Ending):
             self._errand.begin(self._restart(claim, Crashes()))
 
     async def _begin(self, claim: Claim, crashes: Crashes) -> Run:
+        """Starts a run, or goes on with one that a dead supervisor left alive; if that
+        cannot be gone on with it is ended, and started anew."""
+        living = None
+        if not crashes.count:
+            living = self._around.ledger.living(self.name, claim.spec.digest)
+        if living is not None:
+            self._models = living.models
+            try:
+                return await self._begin_run(claim, crashes, living)
+            except ServiceError:
+                if living.process.alive():
+                    # It is not the one to blame: the next try may have it.
+                    self._unsaved = True
+                    raise
+        return await self._begin_run(claim, crashes, None)
+
+    async def _begin_run(
+        self, claim: Claim, crashes: Crashes, living: Entry | None
+    ) -> Run:
         around = self._around
         self._claim, self._ending, self.taken = claim, None, claim.epoch
-        run_id, now = uuid.uuid4().hex, around.clock.now()
-        self.run = run = Run(self.name, run_id, claim.spec.role, claim.epoch, now)
+        run_id = living.run if living else uuid.uuid4().hex
+        began = living.started_at if living else around.clock.now()
+        self.run = run = Run(self.name, run_id, claim.spec.role, claim.epoch, began)
         told = self._told(claim)
         run.model, run.crash_count = told.spec.model, crashes.count
         self.output.close()
         self.output = OutputBuffer()
         try:
-            live = await hiding_secrets(self._launch(told, run, crashes), told.spec)
+            launch = self._launch(told, run, crashes, living)
+            live = await hiding_secrets(launch, told.spec)
         except Exception as error:  # whatever it is, the next try must come
             self.failed_starts += 1
             run.error, run.exit_reason = str(error), "failed"
@@ -196,12 +220,14 @@ class Agent(Ending):
         self._errand.begin(self._watch(live, crashes))
         return run
 
-    async def _launch(self, claim: Claim, run: Run, crashes: Crashes) -> LiveRun:
+    async def _launch(
+        self, claim: Claim, run: Run, crashes: Crashes, living: Entry | None
+    ) -> LiveRun:
         around = self._around
-        self._refuse_to_start()
+        around.refuse_to_start(self.name)
         runtime = around.runtime(claim.spec.runtime)
         hydrated = await around.hydrator.hydrate(
-            claim, run.id, crashed=crashes.count > 0
+            claim, run.id, crashed=crashes.count > 0, living=living
         )
         saver = self._hold(hydrated.saver, claim.epoch)
         self.workspace = Workspace(hydrated.launch.workdir, claim.spec)
@@ -210,27 +236,26 @@ class Agent(Ending):
         run.lost_generations = hydrated.lost
         run.error = hydrated.report
         run.move(State.STARTING)
-        around.ledger.intend(self.name, run.id)
         output, events, token = self.output, around.events, around.credential(run)
         live = LiveRun(run, saver, output, events, around.clock.now, token)
-        self._refuse_to_start()
-        await live.start(runtime, hydrated.launch, around.registry, claim.spec.prompt)
-        with contextlib.suppress(OSError):  # the mark of the intent finds it as well
-            around.ledger.started(self.name, run.id, run.pid)
-        return live
-
-    def _refuse_to_start(self) -> None:
-        """Where it must not run, or would be cut off at once. Asked again after what
-        takes long."""
-        if not self._around.may_start.is_set():
-            raise ServiceError(
-                Reason.SERVICE_UNAVAILABLE,
-                f"cannot start {self.name}: the registry is out of reach, others may"
-                " have the lease by now",
-                agent=self.name,
+        around.refuse_to_start(self.name)
+        kept = None
+        if living is None:
+            around.ledger.intend(self.name, run.id)
+        else:
+            around.ledger.thaw(self.name)
+            kept = Kept(
+                living.process, around.places(self.name).handover, living.resumed
             )
-        if self._around.leaving.is_set():
-            raise shutting_down()
+        prompt = claim.spec.prompt
+        try:
+            await live.start(runtime, hydrated.launch, around.registry, prompt, kept)
+        except ServiceError:
+            if kept is not None:
+                await around.ledger.end(self.name)
+            raise
+        self._write_down(live)
+        return live
 
     async def _watch(self, live: LiveRun, crashes: Crashes) -> None:
         report = await live.wait()

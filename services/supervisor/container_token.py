@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from services.chassis.access import Kind
 from services.chassis.auth import Verifier
 from services.chassis.errors import Code, Reason, ServiceError
@@ -10,9 +12,15 @@ from services.chassis.errors import Code, Reason, ServiceError
 class ContainerToken:
     """A TokenSource whose token may be replaced; the next call shows the new one."""
 
-    def __init__(self, token: str, town: str) -> None:
+    def __init__(
+        self,
+        token: str,
+        town: str,
+        on_replaced: Callable[[str], None] = lambda token: None,
+    ) -> None:
         self._token = token
         self._town = town
+        self._on_replaced = on_replaced
 
     def token(self) -> str:
         return self._token
@@ -37,6 +45,7 @@ class ContainerToken:
                 Reason.FIELD_INVALID, f"it is no container token of town {self._town}"
             )
         self._token = token
+        self._on_replaced(token)
 
 
 def _refused(reason: Reason, why: str) -> ServiceError:

@@ -80,9 +80,11 @@ class Credential:
         self._issued: IssuedToken | None = None
         self._ended = False
 
-    async def begin(self) -> dict[str, str]:
-        """What the run's environment says of its token."""
-        self._file.unlink(missing_ok=True)
+    async def begin(self, *, fresh: bool = True) -> dict[str, str]:
+        """What the run's environment says of its token. What an earlier run has left in
+        the file goes first, if this one is fresh."""
+        if fresh:
+            self._file.unlink(missing_ok=True)
         environ = {FILE_VARIABLE: str(self._file)}
         try:
             async with asyncio.timeout(FIRST_S):

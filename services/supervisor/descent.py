@@ -7,9 +7,27 @@ is set aside.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
+from typing import Final
 
 from services.chassis.errors import Reason, ServiceError
+from services.supervisor.places import Lineage
+from services.supervisor.snapshots_client import Generation
+from services.supervisor.specs import Claim
+
+# What makes a generation useless, as opposed to a store that is away.
+UNSOUND: Final = frozenset(
+    {
+        Reason.SNAPSHOT_CORRUPT,
+        Reason.DIGEST_MISMATCH,
+        Reason.SEGMENT_MALFORMED,
+        Reason.PARENT_MISMATCH,
+        Reason.NOT_A_DATABASE,
+        Reason.SNAPSHOT_OPAQUE,
+        Reason.SNAPSHOT_NOT_FOUND,
+    }
+)
 
 
 class Source(StrEnum):
@@ -42,6 +60,15 @@ def choose(local: int | None, exists: bool, head: int, last: int) -> Source:
     return Source.AHEAD if local > head else Source.FETCH
 
 
+def caught_up(lineage: Lineage | None, head: Generation | None) -> Lineage | None:
+    """The record, also of a supervisor that died between a commit and its answer."""
+    if lineage is None or head is None or not lineage.upload_id:
+        return lineage
+    if lineage.upload_id != head.upload_id:
+        return lineage
+    return replace(lineage, generation=head.number, upload_id="")
+
+
 def check_version(runtime: str, version: str, saved: str, saved_version: str) -> None:
     """Refuses a session that this runtime would damage or could not read.
 
@@ -63,6 +90,19 @@ def check_version(runtime: str, version: str, saved: str, saved_version: str) ->
         raise _mismatch(
             f"{runtime} {saved_version} wrote the session and {version} is older"
         )
+
+
+def loss_report(claim: Claim, head: Generation | None, lost: list[int]) -> str:
+    """What of the agent's history could not be brought back; "" if all of it was."""
+    number = head.number if head is not None else 0
+    if lost and head is not None and not head.opaque:
+        return f"generations {lost} were not sound and could not be used"
+    if claim.generation > number:
+        return (
+            f"the registry heard of generation {claim.generation}, the store has"
+            f" {number}: what was saved after that is lost"
+        )
+    return ""
 
 
 def _major_minor(version: str) -> tuple[int, int] | None:

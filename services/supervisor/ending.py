@@ -47,6 +47,15 @@ class Ending(Holding):
                 return
             await self._renew(claim, partial(self._go_on, self._ending, why))
 
+    async def give_back(self, claim: Claim) -> None:
+        """Of an agent that was claimed and is not to be taken up: what a predecessor
+        left of it is saved and ended first."""
+        async with self._lock:
+            if self._lives_on():
+                await self._save_out(claim, "")
+            else:
+                await self._around.release(claim, "")
+
     # Everything below runs under the lock.
 
     async def _go_on(self, ending: str | None, why: str, renewed: Claim | None) -> None:

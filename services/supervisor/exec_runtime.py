@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from services.chassis.errors import Reason, ServiceError
 from services.supervisor import spawn
+from services.supervisor.child import Child, ChunkSink
 from services.supervisor.exec_lines import JsonLines
 from services.supervisor.meter import Meter
 from services.supervisor.paths import beneath, empty_folder
@@ -23,6 +25,7 @@ from services.supervisor.runtime import (
     EventSink,
     ExitReport,
     Handle,
+    Kept,
     Launch,
     Message,
     Mode,
@@ -103,8 +106,18 @@ class ExecRuntime:
             environ=exec_environment(launch, database),
             run=launch.run,
             stdin=True,
+            pipes=launch.handover,
         )
-        return ExecHandle(command, database.exists(), on_event, Meter(on_output))
+        begin = partial(spawn.start, command)
+        return ExecHandle(begin, database.exists(), on_event, Meter(on_output))
+
+    async def adopt(
+        self, launch: Launch, kept: Kept, on_event: EventSink, on_output: OutputSink
+    ) -> Handle:
+        """What it said while nobody listened waits in its pipes. A message whose turn
+        was on is given again: the program knows by its id that it has it."""
+        begin = partial(spawn.adopt, kept.process, launch.run, kept.handover)
+        return ExecHandle(begin, kept.resumed, on_event, Meter(on_output))
 
 
 def exec_environment(launch: Launch, database: Path) -> dict[str, str]:
@@ -135,14 +148,18 @@ class ExecHandle:
     port: int | None = None
 
     def __init__(
-        self, command: spawn.Command, resumed: bool, on_event: EventSink, meter: Meter
+        self,
+        begin: Callable[[ChunkSink], Child],
+        resumed: bool,
+        on_event: EventSink,
+        meter: Meter,
     ) -> None:
         self.resumed = resumed
         self._on_event = on_event
         self._meter = meter
         self._turn: str | None = None
         self._lines = JsonLines(self._on_object, self._on_text)
-        self._child = spawn.start(command, self._on_chunk)
+        self._child = begin(self._on_chunk)
 
     @property
     def pid(self) -> int:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import structlog
 
 from services.chassis.names import AgentName
-from services.supervisor import spawn
 from services.supervisor.events import EventLog
 from services.supervisor.ledger import Ledger
 from services.supervisor.process_tree import ProcessIdentity
+from services.supervisor.tree_kill import send
 
 log = structlog.get_logger()
 
@@ -33,12 +33,18 @@ class Freezer:
     """Knows until when the leases are good, and whom it has stopped."""
 
     def __init__(
-        self, town: str, ledger: Ledger, events: EventLog, may_start: asyncio.Event
+        self,
+        town: str,
+        ledger: Ledger,
+        events: EventLog,
+        may_start: asyncio.Event,
+        tell_keeper: Callable[[float | None], None] = lambda until: None,
     ) -> None:
         self._town = town
         self._ledger = ledger
         self._events = events
         self._may_start = may_start
+        self._tell_keeper = tell_keeper
         self._good_until: float | None = None  # on the loop's clock; None: for ever
         self._renewed = asyncio.Event()
         self._stopped: set[ProcessIdentity] = set()
@@ -52,6 +58,7 @@ class Freezer:
         which is to be ended as it is."""
         alone = living <= 1
         self._good_until = None if alone else sent_at + FREEZE_AT * ttl_s
+        self._tell_keeper(self._good_until)
         self._renewed.set()
         if (
             self._good_until is None
@@ -65,7 +72,7 @@ class Freezer:
             for name in ended & told:
                 self._stopped -= set(self._ledger.leftovers(name))
             for process in self._stopped:
-                spawn.send(process, signal.SIGCONT)
+                send(process, signal.SIGCONT)
             self._stopped, self._told = set(), set()
             for name in sorted(told - ended, key=str):
                 self._tell(name, "agent.thawed")
@@ -95,7 +102,7 @@ class Freezer:
                 new = {
                     process
                     for process in set(found) - self._stopped
-                    if spawn.send(process, signal.SIGSTOP)
+                    if send(process, signal.SIGSTOP)
                 }
                 # One that forked before it was stopped has left somebody new.
                 if not new:

@@ -1,10 +1,11 @@
-"""What the keeper of an agent has in hand: lease, run, process, saver; and how each of
-them is let go."""
+"""What there is in hand of an agent: lease, run, process, saver; and how each of them
+is let go."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final, TypeAlias
 
@@ -13,6 +14,7 @@ import structlog
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName
 from services.supervisor.errand import Errand
+from services.supervisor.ledger import Entry
 from services.supervisor.live import LiveRun
 from services.supervisor.output import OutputBuffer
 from services.supervisor.registry_client import Evidence
@@ -70,6 +72,10 @@ class Holding:
         """Whether it has a run that has not ended."""
         return self.run is not None and self.run.alive
 
+    def _lives_on(self) -> bool:
+        """Whether something of it runs that no run here has, and may be adopted."""
+        return self._live is None and bool(self._around.ledger.leftovers(self.name))
+
     @property
     def holds_lease(self) -> bool:
         return self._claim is not None
@@ -121,6 +127,7 @@ class Holding:
     async def _lose(self, why: str) -> None:
         log.error("agent.lease_lost", agent=str(self.name), why=why)
         saver = await self._end_at_once()
+        await self._around.ledger.end(self.name)
         self._claim = self._ending = None
         self._unsaved = False
         if saver is not None and saver.database is not None:
@@ -229,6 +236,22 @@ class Holding:
         self._around.events.append(
             self.name.agent, "agent.exited", {"reason": reason, "run": run.id}
         )
+
+    def _write_down(self, live: LiveRun) -> None:
+        """For a supervisor that comes after us."""
+        run, claim = live.run, self._claim
+        assert claim is not None
+        entry = Entry(
+            run.id,
+            live.process,
+            claim.spec.digest,
+            run.started_at,
+            workdir=run.workdir,
+            resumed=run.resumed,
+            models=self._models,
+        )
+        with suppress(OSError):  # the mark of the intent finds it as well
+            self._around.ledger.started(self.name, entry)
 
     async def _close_saver(self) -> None:
         saver, self._saver = self._saver, None

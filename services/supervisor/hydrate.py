@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Final
 
 import structlog
 
@@ -17,8 +16,15 @@ from services.chassis.clock import Clock
 from services.chassis.errors import Reason, ServiceError
 from services.chassis.names import AgentName
 from services.segments.page_map import PageMap
-from services.supervisor.descent import Source, check_version, choose
-from services.supervisor.ledger import Ledger
+from services.supervisor.descent import (
+    UNSOUND,
+    Source,
+    caught_up,
+    check_version,
+    choose,
+    loss_report,
+)
+from services.supervisor.ledger import Entry, Ledger
 from services.supervisor.places import Lineage, Places
 from services.supervisor.read_ahead import work_ahead
 from services.supervisor.rebuild import rebuild
@@ -28,17 +34,6 @@ from services.supervisor.snapshots_client import Generation, SnapshotsClient
 from services.supervisor.specs import AgentSpec, Claim
 
 log = structlog.get_logger()
-
-# What makes a generation useless, as opposed to a store that is away.
-_UNSOUND: Final = {
-    Reason.SNAPSHOT_CORRUPT,
-    Reason.DIGEST_MISMATCH,
-    Reason.SEGMENT_MALFORMED,
-    Reason.PARENT_MISMATCH,
-    Reason.NOT_A_DATABASE,
-    Reason.SNAPSHOT_OPAQUE,
-    Reason.SNAPSHOT_NOT_FOUND,
-}
 
 PrepareWorkspace = Callable[[AgentName, AgentSpec], Awaitable[Path]]
 
@@ -64,13 +59,17 @@ class Hydrator:
     places: Callable[[AgentName], Places]
     prepare_workspace: PrepareWorkspace
 
-    async def hydrate(self, claim: Claim, run: str, *, crashed: bool) -> Hydrated:
+    async def hydrate(
+        self, claim: Claim, run: str, *, crashed: bool, living: Entry | None = None
+    ) -> Hydrated:
         """Everything up to the start.
 
         `crashed`: only the process died, under this epoch; what is on disk is newest
-        and its session goes on.
+        and its session goes on. `living`: what a dead supervisor left of that run, to
+        be gone on with. Its database must be the newest state; if it is not, the
+        process is ended, and that is RUN_NOT_RUNNING.
         """
-        launch, runtime = await self._launch(claim, run)
+        launch, runtime = await self._launch(claim, run, living)
         database = runtime.database_path(launch)
         version = await runtime.version(launch)
         saver = self._saver(claim, database, runtime.name, version)
@@ -79,10 +78,13 @@ class Hydrator:
             return Hydrated(self._continuing(launch, saver.session_id), saver)
         head, last = await self.snapshots.advance(claim.name, claim.epoch)
         async with _closed_on_failure(saver):
+            if living is not None:
+                await self._stand_by(claim, saver, head, last)
+                return Hydrated(launch, saver)
             lost = await self._settle(claim, saver, head, last)
         if crashed or claim.spec.continues:
             launch = self._continuing(launch, saver.session_id)
-        report = _report(claim, head, lost)
+        report = loss_report(claim, head, lost)
         if report:
             log.error("hydrate.loss", agent=str(claim.name), report=report)
         return Hydrated(launch, saver, tuple(lost), report)
@@ -109,7 +111,9 @@ class Hydrator:
         await saver.close()
         return restored, replaced
 
-    async def _launch(self, claim: Claim, run: str) -> tuple[Launch, Runtime]:
+    async def _launch(
+        self, claim: Claim, run: str, living: Entry | None = None
+    ) -> tuple[Launch, Runtime]:
         places, spec = self.places(claim.name), claim.spec
         runtime = self.runtimes.get(spec.runtime)
         if runtime is None:
@@ -120,6 +124,10 @@ class Hydrator:
                 runtime=spec.runtime,
             )
         await asyncio.to_thread(places.prepare)
+        if living is not None:
+            workdir = Path(living.workdir)  # somebody works in it
+        else:
+            workdir = await self.prepare_workspace(claim.name, spec)
         launch = Launch(
             town=claim.name.town,
             rig=spec.rig,
@@ -128,9 +136,10 @@ class Hydrator:
             role=spec.role,
             spec=spec.run_spec,
             home=places.home,
-            workdir=await self.prepare_workspace(claim.name, spec),
+            workdir=workdir,
             tmpdir=places.tmpdir,
-            environ=_git_author(spec, claim.name),
+            handover=places.handover,
+            environ=spec.git_author(claim.name),
         )
         return launch, runtime
 
@@ -172,6 +181,26 @@ class Hydrator:
             return []
         return await self._newest_sound(claim, saver, head)
 
+    async def _stand_by(
+        self, claim: Claim, saver: Saver, head: Generation | None, last: int
+    ) -> None:
+        """Opens the saver on the database of a process that goes on."""
+        lineage = self._newest_here(claim.name, saver, head, last)
+        missing = saver.database is not None and not saver.database.exists()
+        if lineage is None and head is None and missing:
+            lineage = Lineage(0, claim.epoch)  # it has not made one yet
+        if lineage is not None:
+            await self._take_over(saver, head, lineage)
+            # First: if it cannot be gone on with after all, it is ended.
+            await _save_if_possible(saver)
+            return
+        await self._end_leftovers(claim.name)
+        raise ServiceError(
+            Reason.RUN_NOT_RUNNING,
+            f"cannot go on with {claim.name} as it ran here: somebody else has gone on",
+            agent=claim.name,
+        )
+
     async def _keep_local(
         self, claim: Claim, saver: Saver, head: Generation | None, last: int
     ) -> bool:
@@ -179,33 +208,42 @@ class Hydrator:
         the newest state, with the saver open on it; else sets it aside."""
         name, places = claim.name, self.places(claim.name)
         database = saver.database
-        lineage = _caught_up(places.lineage(), head)
-        number = head.number if head is not None else 0
-        exists = database is not None and database.exists()
-        source = choose(lineage.generation if lineage else None, exists, number, last)
-        local = exists and source in {Source.LOCAL, Source.AHEAD}
-        if local:
+        lineage = self._newest_here(name, saver, head, last)
+        if lineage is not None:
             await self._take_over(saver, head, lineage)
             if self.ledger.leftovers(name):
                 # First: ending a process may be what the database does not survive.
                 await _save_if_possible(saver)
+        await self._end_leftovers(name)
+        if lineage is not None:
+            await _save_if_possible(saver)
+        elif database is not None and database.exists():
+            shelf = places.set_aside(database, "superseded")
+            log.warning("hydrate.set_aside", agent=str(name), path=str(shelf))
+        return lineage is not None
+
+    def _newest_here(
+        self, name: AgentName, saver: Saver, head: Generation | None, last: int
+    ) -> Lineage | None:
+        """What the database on disk descends from, if it is the newest state."""
+        lineage = caught_up(self.places(name).lineage(), head)
+        number = head.number if head is not None else 0
+        exists = saver.database is not None and saver.database.exists()
+        source = choose(lineage.generation if lineage else None, exists, number, last)
+        local = exists and source in {Source.LOCAL, Source.AHEAD}
+        return (lineage or Lineage(0, 0)) if local else None
+
+    async def _end_leftovers(self, name: AgentName) -> None:
         ended = await self.ledger.end(name)
         if ended:
             log.warning("leftovers.ended", agent=str(name), processes=ended)
-        if local:
-            await _save_if_possible(saver)
-        elif database is not None and exists:
-            shelf = places.set_aside(database, "superseded")
-            log.warning("hydrate.set_aside", agent=str(name), path=str(shelf))
-        return local
 
     async def _take_over(
-        self, saver: Saver, head: Generation | None, lineage: Lineage | None
+        self, saver: Saver, head: Generation | None, lineage: Lineage
     ) -> None:
         """Opens the saver on the database on disk, which is the head or follows it."""
-        kept = lineage or Lineage(0, 0)
         known = await asyncio.to_thread(PageMap.load, self.places(saver.name).page_map)
-        saver.begin(kept, known, head)
+        saver.begin(lineage, known, head)
         await saver.open()
 
     async def _newest_sound(
@@ -218,7 +256,7 @@ class Hydrator:
             try:
                 await self._fetch(claim, saver, generation)
             except ServiceError as error:
-                if error.reason not in _UNSOUND:
+                if error.reason not in UNSOUND:
                     raise
                 log.error(
                     "hydrate.generation_unsound",
@@ -306,35 +344,3 @@ async def _closed_on_failure(saver: Saver) -> AsyncIterator[None]:
     except BaseException:
         await saver.close()
         raise
-
-
-def _caught_up(lineage: Lineage | None, head: Generation | None) -> Lineage | None:
-    """The record, also of a supervisor that died between a commit and its answer."""
-    if lineage is None or head is None or not lineage.upload_id:
-        return lineage
-    if lineage.upload_id != head.upload_id:
-        return lineage
-    return replace(lineage, generation=head.number, upload_id="")
-
-
-def _git_author(spec: AgentSpec, name: AgentName) -> dict[str, str]:
-    author = spec.display_name or name.agent
-    email = f"{name.agent}@{name.town}.invalid"
-    return {
-        "GIT_AUTHOR_NAME": author,
-        "GIT_AUTHOR_EMAIL": email,
-        "GIT_COMMITTER_NAME": author,
-        "GIT_COMMITTER_EMAIL": email,
-    }
-
-
-def _report(claim: Claim, head: Generation | None, lost: list[int]) -> str:
-    number = head.number if head is not None else 0
-    if lost and head is not None and not head.opaque:
-        return f"generations {lost} were not sound and could not be used"
-    if claim.generation > number:
-        return (
-            f"the registry heard of generation {claim.generation}, the store has"
-            f" {number}: what was saved after that is lost"
-        )
-    return ""

@@ -3,14 +3,31 @@ supervisor its successor finds by it what must be saved and ended."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
+import signal
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from services.chassis.names import AgentName
-from services.supervisor import spawn
-from services.supervisor.process_tree import ProcessIdentity, identify
+from services.supervisor.process_tree import ProcessIdentity
+from services.supervisor.tree_kill import kill_tree, leftovers, send
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A run whose process was made."""
+
+    run: str
+    process: ProcessIdentity
+    digest: str  # of the spec that it was started with
+    started_at: datetime
+    workdir: str = ""
+    resumed: bool = False
+    models: tuple[str, str] | None = None  # given since its start
 
 
 class Ledger:
@@ -24,17 +41,44 @@ class Ledger:
         """A process of this run is about to be made; its mark is known already."""
         self._write(name, {"run": run})
 
-    def started(self, name: AgentName, run: str, pid: int) -> None:
-        """The process of this run has this pid."""
-        identity = identify(pid)
-        entry: dict[str, object] = {"run": run}
-        if identity is not None:
-            entry["process"] = [
-                identity.pid,
-                identity.started_ticks,
-                identity.boot_id,
-            ]
-        self._write(name, entry)
+    def started(self, name: AgentName, entry: Entry) -> None:
+        """The process of this run is this one."""
+        process = entry.process
+        self._write(
+            name,
+            {
+                "run": entry.run,
+                "process": [process.pid, process.started_ticks, process.boot_id],
+                "digest": entry.digest,
+                "started_at": entry.started_at.isoformat(),
+                "workdir": entry.workdir,
+                "resumed": entry.resumed,
+                "models": entry.models,
+            },
+        )
+
+    def living(self, name: AgentName, digest: str) -> Entry | None:
+        """The run whose process lives still, if it was started with that spec."""
+        try:
+            stored = json.loads(self._path(name).read_text())
+            models = stored["models"]
+            entry = Entry(
+                run=stored["run"],
+                process=ProcessIdentity(*stored["process"]),
+                digest=stored["digest"],
+                started_at=datetime.fromisoformat(stored["started_at"]),
+                workdir=stored["workdir"],
+                resumed=stored["resumed"],
+                models=(models[0], models[1]) if models else None,
+            )
+        except (OSError, ValueError, KeyError, TypeError, IndexError):
+            return None
+        return entry if entry.digest == digest and entry.process.alive() else None
+
+    def thaw(self, name: AgentName) -> None:
+        """Lets go on what a predecessor had stopped when it died."""
+        for process in self.leftovers(name):
+            send(process, signal.SIGCONT)
 
     def forget(self, name: AgentName) -> None:
         """No process of this agent is left."""
@@ -47,7 +91,7 @@ class Ledger:
     def leftovers(self, name: AgentName) -> list[ProcessIdentity]:
         """Processes of the agent's recorded run that still live."""
         run, roots = self._read(name)
-        return spawn.leftovers([run], roots)
+        return leftovers([run], roots)
 
     def processes(self, town: str) -> list[ProcessIdentity]:
         """All that lives of all agents."""
@@ -56,14 +100,14 @@ class Ledger:
             run, root = self._read(name)
             runs.append(run)
             roots += root
-        return spawn.leftovers(runs, roots)
+        return leftovers(runs, roots)
 
     async def end(self, name: AgentName) -> int:
         """Kills what is left of the agent's recorded run; returns how many."""
-        found = self.leftovers(name)
+        found = await asyncio.to_thread(self.leftovers, name)
         if found:
             run, _ = self._read(name)
-            await spawn.kill_tree([run], found)
+            await kill_tree([run], found)
         self.forget(name)
         return len(found)
 

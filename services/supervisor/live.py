@@ -18,11 +18,13 @@ from services.supervisor.errand import report_failure
 from services.supervisor.events import EventLog
 from services.supervisor.inbox import Outcome
 from services.supervisor.output import OutputBuffer
+from services.supervisor.process_tree import ProcessIdentity, boot_id
 from services.supervisor.run import Run
 from services.supervisor.runtime import (
     EventKind,
     ExitReport,
     Handle,
+    Kept,
     Launch,
     Message,
     Output,
@@ -73,19 +75,39 @@ class LiveRun:
         assert self._handle is not None, "start() comes first"
         return self._handle
 
+    @property
+    def process(self) -> ProcessIdentity:
+        """The root of its tree."""
+        handle = self.handle
+        return ProcessIdentity(handle.pid, handle.started_ticks, boot_id())
+
     async def start(
-        self, runtime: Runtime, launch: Launch, inbox: Inbox, prompt: str
+        self,
+        runtime: Runtime,
+        launch: Launch,
+        inbox: Inbox,
+        prompt: str,
+        kept: Kept | None = None,
     ) -> None:
-        """Starts the process; returns when it is ready and its saves go on.
+        """Starts the process, or adopts one; returns when it is ready and its saves go
+        on.
 
         The prompt is for a fresh session only: a resumed one never sees it.
         """
         try:
-            environ = {**launch.environ, **await self._credential.begin()}
+            # One that is adopted reads the file: its environment is what it was.
+            token = await self._credential.begin(fresh=kept is None)
+            environ = {**launch.environ, **token}
             launch = replace(launch, environ=environ)
-            self._handle = await runtime.start(launch, self._on_event, self._on_output)
+            sinks = self._on_event, self._on_output
+            if kept is None:
+                self._handle = await runtime.start(launch, *sinks)
+            else:
+                self._handle = await runtime.adopt(launch, kept, *sinks)
             try:
                 self._begin(self._handle, inbox, prompt)
+                what = "agent.started" if kept is None else "agent.adopted"
+                self.emit(what, session=self.run.session_id, resumed=self.run.resumed)
             except BaseException:
                 await asyncio.shield(self._handle.stop(0.0))  # nobody else knows of it
                 raise
@@ -116,7 +138,6 @@ class LiveRun:
         ]
         for task in self._tasks:
             task.add_done_callback(report_failure)
-        self.emit("agent.started", session=run.session_id, resumed=run.resumed)
 
     def wake(self) -> None:
         """Says that the inbox may hold something new."""

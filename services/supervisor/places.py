@@ -55,6 +55,11 @@ class Places:
         return self.root / "scratch"
 
     @property
+    def handover(self) -> Path:
+        """What the next supervisor needs to adopt the run that is on."""
+        return self.root / "handover"
+
+    @property
     def token(self) -> Path:
         """The token of the run that is on, for the agent to read."""
         return self.root / "token"
@@ -77,7 +82,7 @@ class Places:
         shutil.rmtree(self.scratch, ignore_errors=True)
         for left in self.root.glob("*.new"):
             left.unlink() if left.is_file() else shutil.rmtree(left)
-        for path in (self.root, self.home, self.tmpdir, self.scratch):
+        for path in (self.root, self.home, self.tmpdir, self.scratch, self.handover):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.chmod(0o700)
 

@@ -94,11 +94,16 @@ def table() -> dict[int, Process]:
 
 def mark_of(pid: int) -> str | None:
     """The run that a process was started in; None for a stranger or a zombie."""
+    return variable_of(pid, RUN_MARK)
+
+
+def variable_of(pid: int, name: str) -> str | None:
+    """A variable that a process was started with; None where it cannot be read."""
     try:
         environ = Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
         return None  # gone, or of another user and so not one of ours
-    prefix = RUN_MARK.encode() + b"="
+    prefix = name.encode() + b"="
     for variable in environ.split(b"\0"):
         if variable.startswith(prefix):
             return variable[len(prefix) :].decode(errors="replace")
@@ -110,8 +115,8 @@ def members(
 ) -> list[ProcessIdentity]:
     """The living processes of these runs and roots, descendants included.
 
-    A root that is a zombie still counts for its session: nobody else can have its pid.
-    One that was reaped counts for nothing, only its run's mark is left.
+    A root that has ended still counts for its session: nobody else can have its pid
+    while that lives.
     """
     processes = table()
     wanted = set(runs)
@@ -141,8 +146,10 @@ def _rooted(
     found = set()
     for root in roots:
         entry = processes.get(root.pid)
-        if entry and entry.identity == root:
-            found.add(root.pid)
+        # Of one that was reaped its session and group keep the number from others.
+        if entry is None or entry.identity == root:
+            if entry is not None:
+                found.add(root.pid)
             found |= {
                 pid
                 for pid, other in processes.items()

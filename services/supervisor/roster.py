@@ -75,10 +75,13 @@ class Roster:
             self._booting[claim.name] = claim.epoch
             try:
                 async with self._boots:
+                    agent = self._agents.setdefault(
+                        claim.name, Agent(claim.name, self._around)
+                    )
                     if self._around.leaving.is_set():
-                        await self._around.release(claim, "")
+                        await agent.give_back(claim)
                     else:
-                        await self._agent(claim.name).resume(claim)
+                        await agent.resume(claim)
             finally:
                 del self._booting[claim.name]
 

@@ -70,7 +70,7 @@ class Crashes:
 
 @dataclass(slots=True)
 class Run:
-    """What is known of one run. Only its agent's keeper writes it."""
+    """What is known of one run. Only who runs its agent writes it."""
 
     name: AgentName
     id: str
@@ -114,6 +114,8 @@ def describe(report: ExitReport) -> str:
     """How a process ended, in a sentence."""
     if report.signal is not None:
         return f"the process was ended by signal {report.signal}"
+    if report.code is None:
+        return "the process ended; its code was for an earlier supervisor"
     return f"the process ended with code {report.code}"
 
 

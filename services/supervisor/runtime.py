@@ -12,6 +12,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from services.supervisor.process_tree import ProcessIdentity
+
 
 class EventKind(StrEnum):
     """What an event means to the supervisor; OTHER is only passed on to watchers."""
@@ -102,12 +104,24 @@ class Launch:
     workdir: Path
     tmpdir: Path
     resume_session: str | None = None  # None: a fresh session
+    # For what a successor needs to adopt the program; None: it is not to be adopted.
+    handover: Path | None = None
     environ: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
         """The agent's resource name, for logs and errors."""
         return f"towns/{self.town}/agents/{self.agent}"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A program that an earlier supervisor started, and that still runs. `handover` is
+    the folder that its launch had, `resumed` what its handle said then."""
+
+    process: ProcessIdentity
+    handover: Path
+    resumed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +165,8 @@ class Output:
 class ExitReport:
     """How a run's process ended, and what was left of its tree.
 
-    Exactly one of `code` and `signal` is set. `killed` counts descendants that had to
+    One of `code` and `signal` is set, but for a program that was adopted: its code was
+    for its parent. `killed` counts descendants that had to
     be killed; `survivors` are pids that would not die (stuck in the kernel): while
     there is one the database must not be hydrated over.
     """
@@ -261,5 +276,17 @@ class Runtime(Protocol):
         The sinks are called on the event loop, in order, and must not block. Raises
         ServiceError RUNTIME_MISSING, START_FAILED or EXEC_DISABLED; then nothing of
         the program is left running. Cancelling it leaves nothing running either.
+        """
+        ...
+
+    async def adopt(
+        self, launch: Launch, kept: Kept, on_event: EventSink, on_output: OutputSink
+    ) -> Handle:
+        """Takes up a program that was started with an equal launch, without it taking
+        notice. What it did since its supervisor died is told first.
+
+        The message whose turn runs is one that `find_message` waits for. Raises
+        ServiceError RUN_NOT_RUNNING or START_FAILED if it cannot be: then the caller
+        ends what is left of it.
         """
         ...

@@ -1,8 +1,7 @@
-"""The only module that forks, signals and reaps.
+"""The only module that forks and reaps.
 
-A child's pid stays its own until its whole tree is gone: the exit is first seen with
-WNOWAIT, the tree is killed, and only then is the zombie reaped. Nothing here ever
-waits for "any child", so no other part of the process can lose one of its own.
+Nothing here ever waits for "any child", so no other part of the process can lose one of
+its own.
 """
 
 from __future__ import annotations
@@ -14,31 +13,25 @@ import os
 import signal
 import subprocess
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from services.chassis.errors import Reason, ServiceError
+from services.supervisor import pipes
+from services.supervisor.child import Child, ChunkSink
 from services.supervisor.process_tree import (
     RUN_MARK,
     ProcessIdentity,
     identify,
-    members,
-    newest_member,
     table,
 )
-from services.supervisor.runtime import ExitReport, Stream
+from services.supervisor.runtime import Stream
 
-READ_BYTES = 64 * 1024  # a whole default pipe at once
-WRITE_S = 10.0  # a child that reads nothing for so long is not listening
-KILL_S = 10.0  # what is not dead by then is stuck in the kernel
-POLL_S = 0.01
-NEWEST_LOOKS = 50  # some 2 ms
 INHERITED = {"PATH": os.defpath, "LANG": "C.UTF-8"}  # and what they are by default
 
 _PR_SET_CHILD_SUBREAPER = 36
-
-ChunkSink = Callable[[Stream, bytes], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +43,7 @@ class Command:
     environ: Mapping[str, str] = field(default_factory=dict)
     run: str = ""  # marks every process of the tree
     stdin: bool = False
+    pipes: Path | None = None  # a folder for named pipes: with them it can be adopted
 
     def environment(self) -> dict[str, str]:
         """The child's whole environment."""
@@ -67,149 +61,6 @@ class Finished:
     stderr: str
 
 
-class Child:
-    """One process and everything that descends from it. Made by `start` only."""
-
-    def __init__(
-        self, process: subprocess.Popen[bytes], command: Command, sink: ChunkSink
-    ) -> None:
-        identity = identify(process.pid)
-        assert identity is not None, "an unreaped child has an entry in /proc"
-        self.identity = identity
-        self._known: set[ProcessIdentity] = {identity}
-        self._process = process
-        self._run = command.run
-        self._sink = sink
-        self._loop = asyncio.get_running_loop()
-        self._requested = False
-        self._unwritten = bytearray()
-        self._writing = asyncio.Lock()
-        self._ended = asyncio.Event()
-        self._pidfd = os.pidfd_open(process.pid)
-        self._loop.add_reader(self._pidfd, self._on_exit)
-        self._readers = {Stream.STDOUT: process.stdout, Stream.STDERR: process.stderr}
-        for stream, pipe in self._readers.items():
-            assert pipe is not None
-            os.set_blocking(pipe.fileno(), False)
-            self._loop.add_reader(pipe.fileno(), self._on_readable, stream)
-        if process.stdin is not None:
-            os.set_blocking(process.stdin.fileno(), False)
-        self._finish = asyncio.create_task(self._see_out(), name=f"child-{self.pid}")
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @property
-    def running(self) -> bool:
-        """False from the moment the process itself has ended."""
-        return not self._ended.is_set()
-
-    async def write(self, data: bytes) -> None:
-        """Writes all of it to stdin, in order; what a slow reader left over goes first
-        next time, so lines are never cut in the middle."""
-        async with self._writing:
-            self._unwritten += data
-            try:
-                async with asyncio.timeout(WRITE_S):
-                    while self._unwritten:
-                        await self._write_some()
-            except (TimeoutError, BrokenPipeError, ValueError) as error:
-                raise ServiceError(
-                    Reason.RUNTIME_UNREACHABLE,
-                    "cannot hand the program its input: it does not read stdin",
-                    pid=self.pid,
-                ) from error
-
-    async def terminate(self, grace_s: float) -> ExitReport:
-        """SIGTERM, a time to end well, then SIGKILL to the whole tree."""
-        if self.running:
-            self._requested = True
-            await self._look_around()
-            send(self.identity, signal.SIGTERM)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(grace_s):
-                    await self._ended.wait()
-        if self.running:
-            await self._look_around()
-            send(self.identity, signal.SIGKILL)
-        return await self.wait()
-
-    async def wait(self) -> ExitReport:
-        """Waits for the process, then for the end of its tree and of its output."""
-        return await asyncio.shield(self._finish)
-
-    async def ended(self) -> None:
-        """Waits for the process alone, however its tree fares."""
-        await self._ended.wait()
-
-    async def _look_around(self) -> None:
-        """Notes who belongs to the tree while its root lives: a child that has shed
-        mark and session is only found by its parent."""
-        found = await asyncio.to_thread(members, [self._run], [self.identity])
-        self._known |= set(found)
-
-    async def _see_out(self) -> ExitReport:
-        await self._ended.wait()
-        killed, survivors = await kill_tree([self._run], self._known)
-        code = self._process.wait()  # a zombie: returns at once
-        _owned.discard(self.pid)
-        for stream in list(self._readers):
-            self._drain(stream)
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        return ExitReport(
-            code=code if code >= 0 else None,
-            signal=-code if code < 0 else None,
-            requested=self._requested,
-            killed=killed,
-            survivors=survivors,
-        )
-
-    def _on_exit(self) -> None:
-        self._loop.remove_reader(self._pidfd)
-        os.close(self._pidfd)
-        self._ended.set()
-
-    def _on_readable(self, stream: Stream) -> bool:
-        """Reads once; False when there is nothing, or nothing more."""
-        pipe = self._readers.get(stream)
-        try:
-            data = os.read(pipe.fileno(), READ_BYTES) if pipe else b""
-        except BlockingIOError:
-            return False
-        if not data:
-            self._close(stream)
-            return False
-        self._sink(stream, data)
-        return True
-
-    def _drain(self, stream: Stream) -> None:
-        while self._on_readable(stream):
-            pass
-        self._close(stream)
-
-    def _close(self, stream: Stream) -> None:
-        pipe = self._readers.pop(stream, None)
-        if pipe is not None:
-            self._loop.remove_reader(pipe.fileno())
-            pipe.close()
-
-    async def _write_some(self) -> None:
-        assert self._process.stdin is not None, "the command was started without stdin"
-        fd = self._process.stdin.fileno()
-        try:
-            written = os.write(fd, self._unwritten[:READ_BYTES])
-            del self._unwritten[:written]
-        except BlockingIOError:
-            writable = asyncio.Event()
-            self._loop.add_writer(fd, writable.set)
-            try:
-                await writable.wait()
-            finally:
-                self._loop.remove_writer(fd)
-
-
 def start(command: Command, sink: ChunkSink) -> Child:
     """Starts a child in a session of its own; `sink` gets its output as it comes.
 
@@ -217,14 +68,46 @@ def start(command: Command, sink: ChunkSink) -> Child:
     refuses. Blocks for the fork only: vfork, some milliseconds whatever our size.
     """
     try:
-        process = subprocess.Popen(
+        ours, theirs = pipes.make(command.pipes, stdin=command.stdin)
+    except OSError as error:
+        raise _not_started(command, error) from error
+    with theirs, contextlib.ExitStack() as undo:
+        undo.enter_context(ours)
+        process = _popen(command, theirs)
+        undo.pop_all()
+    identity = identify(process.pid)
+    assert identity is not None, "an unreaped child has an entry in /proc"
+    _owned.add(process.pid)
+    return Child(identity, command.run, ours, sink, partial(_reap, process))
+
+
+def adopt(process: ProcessIdentity, run: str, folder: Path, sink: ChunkSink) -> Child:
+    """A process of an earlier supervisor, with the named pipes that it was given; its
+    exit code is its parent's to know. Raises RUN_NOT_RUNNING if it is gone."""
+    try:
+        ours = pipes.reopen(folder)
+    except OSError as error:
+        text = f"cannot adopt process {process.pid}, its pipes are gone: {error}"
+        raise ServiceError(Reason.RUN_NOT_RUNNING, text) from error
+    with contextlib.ExitStack() as undo:
+        undo.enter_context(ours)
+        try:
+            child = Child(process, run, ours, sink, lambda: None)
+        except ProcessLookupError as error:
+            raise _gone(process) from error
+        undo.pop_all()
+    return child
+
+
+def _popen(command: Command, theirs: pipes.Ends) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
             list(command.argv),
             cwd=command.cwd,
             env=command.environment(),
-            stdin=subprocess.PIPE if command.stdin else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
+            stdin=subprocess.DEVNULL if theirs.stdin is None else theirs.stdin,
+            stdout=theirs.stdout,
+            stderr=theirs.stderr,
             start_new_session=True,
         )
     except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
@@ -234,10 +117,23 @@ def start(command: Command, sink: ChunkSink) -> Child:
             "that the program is installed and executable and that the folder exists",
         ) from error
     except (OSError, ValueError) as error:
-        text = f"cannot start {command.argv[0]}: {error}"
-        raise ServiceError(Reason.START_FAILED, text) from error
-    _owned.add(process.pid)
-    return Child(process, command, sink)
+        raise _not_started(command, error) from error
+
+
+def _not_started(command: Command, error: Exception) -> ServiceError:
+    text = f"cannot start {command.argv[0]}: {error}"
+    return ServiceError(Reason.START_FAILED, text)
+
+
+def _gone(process: ProcessIdentity) -> ServiceError:
+    text = f"cannot adopt process {process.pid}: it has ended"
+    return ServiceError(Reason.RUN_NOT_RUNNING, text)
+
+
+def _reap(process: subprocess.Popen[bytes]) -> int:
+    code = process.wait()  # a zombie: returns at once
+    _owned.discard(process.pid)
+    return code
 
 
 async def run(
@@ -262,64 +158,6 @@ async def run(
     code = report.code if report.code is not None else -(report.signal or 0)
     out, err = (bytes(kept[s]).decode(errors="replace") for s in Stream)
     return Finished(code, out, err)
-
-
-def send(identity: ProcessIdentity, number: signal.Signals) -> bool:
-    """Signals exactly this process; False when it is gone or its pid is another's."""
-    with contextlib.suppress(OSError):
-        pidfd = os.pidfd_open(identity.pid)
-        try:
-            if identify(identity.pid) == identity:
-                signal.pidfd_send_signal(pidfd, number)
-                return True
-        finally:
-            os.close(pidfd)
-    return False
-
-
-async def kill_tree(
-    runs: Iterable[str], roots: Iterable[ProcessIdentity] = ()
-) -> tuple[int, tuple[int, ...]]:
-    """Kills all processes of these runs and roots; returns how many, and who survived.
-
-    Everybody is stopped first, round after round until nobody new is found: a stopped
-    process cannot fork, so none is missed. Proven: it ends with an empty search.
-    """
-    runs, roots = [name for name in runs if name], set(roots)
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + KILL_S
-    stopped: set[ProcessIdentity] = set()
-    while True:
-        found = set(await asyncio.to_thread(_search, runs, roots | stopped))
-        new = found - stopped
-        if not found or loop.time() > deadline:
-            return len(stopped - found), tuple(sorted(p.pid for p in found))
-        stopped |= new
-        if not new:
-            for identity in found:
-                send(identity, signal.SIGKILL)
-            await asyncio.sleep(POLL_S)
-
-
-def _search(runs: list[str], roots: set[ProcessIdentity]) -> list[ProcessIdentity]:
-    """Finds and stops. When nobody is found the newest process is looked at again and
-    again, for one that is always gone before a whole search comes to it."""
-    if found := members(runs, roots):
-        for identity in found:
-            send(identity, signal.SIGSTOP)
-        return found
-    for _ in range(NEWEST_LOOKS if runs else 0):
-        newest = newest_member(runs)
-        if newest and send(newest, signal.SIGSTOP):
-            return [newest]
-    return []
-
-
-def leftovers(
-    runs: Iterable[str], identities: Iterable[ProcessIdentity] = ()
-) -> list[ProcessIdentity]:
-    """What still lives of a dead predecessor, from what it had written down."""
-    return members([name for name in runs if name], identities)
 
 
 def adopt_orphans() -> None:

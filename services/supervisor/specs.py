@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -72,6 +74,12 @@ class AgentSpec:
         return self.resume is Resume.LATEST
 
     @property
+    def digest(self) -> str:
+        """Tells whether a run was started with this spec."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    @property
     def run_spec(self) -> RunSpec:
         """What the runtime is told."""
         env = {k: v for k, v in self.env_vars.items() if usable(k, v)}
@@ -85,6 +93,17 @@ class AgentSpec:
             command=self.command,
             database=self.database,
         )
+
+    def git_author(self, name: AgentName) -> dict[str, str]:
+        """What git is told of who commits."""
+        author = self.display_name or name.agent
+        email = f"{name.agent}@{name.town}.invalid"
+        return {
+            "GIT_AUTHOR_NAME": author,
+            "GIT_AUTHOR_EMAIL": email,
+            "GIT_COMMITTER_NAME": author,
+            "GIT_COMMITTER_EMAIL": email,
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from services.supervisor.hydrate import Hydrator
 from services.supervisor.ledger import Ledger
 from services.supervisor.places import Places
 from services.supervisor.registry_client import RegistryClient
-from services.supervisor.run import Run
+from services.supervisor.run import Run, shutting_down
 from services.supervisor.runtime import Runtime
 from services.supervisor.specs import Claim, Identity
 
@@ -77,11 +77,25 @@ class Surroundings:
                 runtime=kind,
             ) from None
 
+    def refuse_to_start(self, name: AgentName) -> None:
+        """Where it must not run, or would be cut off at once. Asked again after what
+        takes long."""
+        if not self.may_start.is_set():
+            raise ServiceError(
+                Reason.SERVICE_UNAVAILABLE,
+                f"cannot start {name}: the registry is out of reach, others may have"
+                " the lease by now",
+                agent=name,
+            )
+        if self.leaving.is_set():
+            raise shutting_down()
+
     async def release(
         self, claim: Claim, end_reason: str, *, wait_for_boot: bool = False
     ) -> None:
-        """Gives a lease back. A registry that is away is told by the heartbeat."""
-        self.ledger.forget(claim.name)
+        """Gives a lease back, with nothing left that runs under it. A registry that is
+        away is told by the heartbeat."""
+        await self.ledger.end(claim.name)
         try:
             await self.registry.release(
                 claim.name, claim.epoch, end_reason, wait_for_boot=wait_for_boot

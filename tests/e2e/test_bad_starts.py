@@ -75,14 +75,14 @@ class TestProgramsThatMayNotRun:
                 town.start("a", command=command, envVars={"PATH": "/tmp"})
                 for command in commands
             ]
-            processes = container.processes()
+            agents = container.agents()
 
         assert {403} == {refused.status_code for refused in answers}
         for refused in answers:
             assert "EXEC_DISABLED" == refused.headers["x-townkeeper-reason"]
             assert "TOWNKEEPER_EXEC" in refused.json()["error"]
         assert [] == listed(town)
-        assert 1 == len(processes)
+        assert [] == agents
 
 
 class TestProgramsThatAreMissing:

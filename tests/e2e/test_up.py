@@ -115,7 +115,8 @@ def test_what_a_killed_watcher_left_is_ended(plane: PlaneProcess) -> None:
     """Without a watcher the next `up` ends the children of the killed one."""
     old = plane.processes()
     named = {one.pid for one in (plane.child(name) for name in _CHILDREN)}
-    [watcher] = [one for one in old if one.pid not in named and one.pid != plane.up.pid]
+    named |= {plane.up.pid, plane.keeper.pid}
+    [watcher] = [one for one in old if one.pid not in named]
 
     watcher.send(signal.SIGKILL)
     plane.kill_up()

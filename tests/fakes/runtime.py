@@ -15,6 +15,7 @@ from services.supervisor.runtime import (
     EventKind,
     EventSink,
     ExitReport,
+    Kept,
     Launch,
     Message,
     Mode,
@@ -35,6 +36,7 @@ class FakeRuntime:
     refuse: list[ServiceError] = field(default_factory=list)
     launches: list[Launch] = field(default_factory=list)
     handles: list[FakeHandle] = field(default_factory=list)
+    adopted: list[tuple[Launch, Kept]] = field(default_factory=list)
     before: Callable[[Launch], None] = lambda launch: None
     thinking: asyncio.Event | None = None  # set ends the turns
     starting: asyncio.Event | None = None  # set ends the starts
@@ -62,6 +64,19 @@ class FakeRuntime:
         handle = FakeHandle(
             database, launch, on_event, database.exists(), self.thinking
         )
+        self.handles.append(handle)
+        return handle
+
+    async def adopt(
+        self, launch: Launch, kept: Kept, on_event: EventSink, on_output: OutputSink
+    ) -> FakeHandle:
+        self.adopted.append((launch, kept))
+        if self.refuse:
+            raise self.refuse.pop(0)
+        database = self.database_path(launch)
+        handle = FakeHandle(database, launch, on_event, kept.resumed, self.thinking)
+        handle.pid = kept.process.pid
+        handle.started_ticks = kept.process.started_ticks
         self.handles.append(handle)
         return handle
 

@@ -205,7 +205,7 @@ def test_a_new_boot_in_the_same_slot_fences_the_one_before(
             new = town.wait_status("a", "running", epoch=old["epoch"] + 1)
             wait_for_generation_of(town, new["epoch"])
             before = generations_of(town, old["epoch"])
-            for each in [one.identity, *agents]:
+            for each in one.processes():
                 each.send(signal.SIGCONT)
 
             assert 1 == one.wait()
@@ -232,11 +232,12 @@ def test_an_orphan_whose_agent_runs_elsewhere_is_ended(
         town.started("a", *TICKING, "--stubborn")
         assert "one" == town.status("a")["instanceId"]
         wait_until_sync(lambda: town.generations("a"), what="a first save")
-        orphans = one.kill_supervisor()
-        two.start_when_free("a")
-        epoch = town.status("a")["epoch"]
-        assert [True, True] == [each.alive for each in orphans]
-        one.start()
+        with one.nobody_keeps():
+            orphans = one.kill_supervisor()
+            two.start_when_free("a")
+            epoch = town.status("a")["epoch"]
+            assert [True, True] == [each.alive for each in orphans]
+        one.wait_ready()
 
         wait_until_sync(
             lambda: not any(each.alive for each in orphans),

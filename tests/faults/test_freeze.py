@@ -142,6 +142,33 @@ def test_no_two_run_at_once(
         )
 
 
+def test_no_two_run_at_once_when_the_supervisor_dies_as_well(
+    plane: PlaneProcess, tmp_path: Path
+) -> None:
+    """The one that comes back cannot ask whose they are: the keeper stops them."""
+    with ExitStack() as stack:
+        cut = Cut(stack, plane, tmp_path, "dies")
+        other = cut.another_joins()
+
+        cut.way.hole = True
+        orphans = cut.container.kill_supervisor()
+        wait_until_sync(
+            lambda: len(other.diary("a").writers) == 2,
+            what="the other one goes on",
+            limit_s=60,
+        )
+        wait_until_sync(
+            lambda: ticks_of_the_second(cut.witness) > 50, what="it ticks", limit_s=60
+        )
+
+        assert not pids_overlap(cut.witness)
+        assert [True] == [one.alive for one in orphans]
+        cut.way.hole = False
+        wait_until_sync(
+            lambda: not any(one.alive for one in orphans), what="it ends", limit_s=30
+        )
+
+
 def test_it_goes_on_when_the_registry_is_back_in_time(
     plane: PlaneProcess, tmp_path: Path
 ) -> None:

@@ -100,21 +100,53 @@ def test_a_start_right_after_a_stop_has_the_whole_history(mayor: Mayor) -> None:
     mayor.assert_whole()
 
 
-def test_an_orphan_in_mid_turn_is_saved_ended_and_resumed(mayor: Mayor) -> None:
-    """The supervisor alone is killed: the cut turn is marked, not run again."""
-    epoch = mayor.town.status(AGENT)["epoch"]
+def test_a_turn_goes_on_over_the_death_of_the_supervisor(mayor: Mayor) -> None:
+    """The same process, the same turn: it ends by itself, once, and what was said
+    meanwhile is among the events of the new supervisor."""
+    before = mayor.town.status(AGENT)
+    kept = ("sessionId", "serverPort", "startedAt")
     key = mayor.tell("run: echo three\nhold")
     wait_until_sync(lambda: mayor.model.holding, what="an answer stands", limit_s=60)
 
     orphans = mayor.container.kill_supervisor()
+    mayor.container.wait_ready()
+    after = mayor.tell("and this one waits for it")
+    status = mayor.town.wait_status(
+        AGENT, "running", epoch=before["epoch"] + 1, limit_s=READY_S
+    )
     assert [True] == [one.alive for one in orphans]
-    mayor.container.start()
-    status = mayor.town.wait_status(AGENT, "running", epoch=epoch + 1, limit_s=READY_S)
+    assert [before[name] for name in kept] == [status[name] for name in kept]
+    calls = len(mayor.model.calls)
+    httpx.post(f"{mayor.model.url.removesuffix('/v1')}/release").raise_for_status()
     mayor.town.wait_settled(AGENT, limit_s=SETTLE_S)
 
-    assert [False] == [one.alive for one in orphans]
-    assert status["resumed"]
-    interrupted = resources_pb2.Message.STATE_INTERRUPTED
-    assert interrupted == mayor.town.messages(AGENT)[key].state
-    assert mayor.town.status(AGENT)["interrupted"]
+    delivered = resources_pb2.Message.STATE_DELIVERED
+    settled = mayor.town.messages(AGENT)
+    assert [delivered] * 2 == [settled[each].state for each in (key, after)]
+    assert [True] == [one.alive for one in orphans]
+    assert not mayor.town.status(AGENT)["interrupted"]
+    # The held turn ends with the answer that it had, and one more is begun.
+    assert calls + 1 == len(mayor.model.calls)
     mayor.assert_whole()
+    assert_events_are_there(mayor)
+
+
+def assert_events_are_there(mayor: Mayor) -> None:
+    """Those of before the death were told by the first supervisor; the second tells
+    the whole turn again, as the session holds it, and then goes on."""
+    reply = mayor.town.get(f"container/agents/{AGENT}/events")
+    events = reply.json()["events"]
+    named = [event["event"] for event in events]
+    assert "agent.adopted" in named
+    parts = [
+        event["data"]["part"]
+        for event in events
+        if event["event"] == "message.part.updated"
+    ]
+    tools = [part for part in parts if part.get("type") == "tool"]
+    assert ["completed"] == [
+        part["state"]["status"]
+        for part in tools
+        if "echo three" in str(part["state"].get("input"))
+    ][:1]
+    assert "session.turn.close" in named

@@ -6,7 +6,12 @@ import os
 import sys
 from pathlib import Path
 
+from services.cli.identity import Identity, descendants
+from tests.support.waiting import wait_until_sync
+
 LIFE_S = 60
+# How a keeper runs its supervisor, after the interpreter.
+SUPERVISOR = ["-P", "-m", "services.supervisor"]
 
 # A tree that sheds its marks: what a shell, a daemon or a test runner would leave.
 CHILD = f"sleep {LIFE_S} & wait"
@@ -60,6 +65,24 @@ def shell(script: str) -> tuple[str, ...]:
 def python(script: str, *arguments: str) -> tuple[str, ...]:
     """A command that runs Python; it knows nothing of our packages."""
     return (sys.executable, "-I", "-c", script, *arguments)
+
+
+def kept_by(keeper: Identity) -> Identity:
+    """The supervisor that a keeper has now; waits while it has none."""
+
+    def supervisors() -> list[Identity]:
+        return [one for one in descendants([keeper]) if _command(one) == SUPERVISOR]
+
+    wait_until_sync(supervisors, what="the keeper starts its supervisor", limit_s=30)
+    return supervisors()[0]
+
+
+def _command(process: Identity) -> list[str]:
+    try:
+        raw = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+    except OSError:
+        return []
+    return raw.decode(errors="replace").split("\0")[1:-1]
 
 
 def marked(run: str) -> list[int]:

@@ -27,6 +27,7 @@ from services.chassis.access import Kind
 from services.chassis.channels import StaticToken, open_sync_channel
 from services.chassis.errors import Reason, ServiceError, rpc_errors
 from services.cli.identity import Identity, descendants, identify, kill_trees
+from tests.support.children import kept_by
 from tests.support.diary import EMPTY, Diary, read_diary
 from tests.support.plane import COMMAND, PlaneProcess
 from tests.support.town import DATABASE
@@ -93,7 +94,13 @@ class Container:
 
     def start(self) -> None:
         """Starts the supervisor; returns when it serves."""
-        said = self.try_to_start()
+        self._note_ready(self.try_to_start())
+
+    def wait_ready(self) -> None:
+        """Until the keeper has brought back a supervisor that was killed."""
+        self._note_ready(self._next_line())
+
+    def _note_ready(self, said: str) -> None:
         assert said.startswith("ready grpc://"), self.log()
         self.address = said.strip().removeprefix("ready grpc://")
 
@@ -109,11 +116,14 @@ class Container:
                 stderr=log,
                 start_new_session=True,
             )
-        assert self._process.stdout is not None
+        return self._next_line()
+
+    def _next_line(self) -> str:
+        assert self._running.stdout is not None
         with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)
+            selector.register(self._running.stdout, selectors.EVENT_READ)
             assert selector.select(START_S), "it neither serves nor ends"
-        return self._process.stdout.readline().decode()
+        return self._running.stdout.readline().decode()
 
     def stop(self) -> int:
         """SIGTERM, as a container's end is announced; the exit code."""
@@ -139,11 +149,24 @@ class Container:
             shutil.rmtree(self.root)
         return killed
 
+    @contextlib.contextmanager
+    def nobody_keeps(self) -> Iterator[None]:
+        """The keeper stands still: what is killed now stays away."""
+        keeper = self.identity
+        keeper.send(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            keeper.send(signal.SIGCONT)
+
     def kill_supervisor(self) -> list[Identity]:
-        """SIGKILL to the supervisor alone; returns what it leaves behind."""
-        orphans = [one for one in self.processes() if one != self.identity]
-        self._running.kill()
-        self.wait()
+        """SIGKILL to the supervisor alone; returns what it leaves behind. Its keeper
+        starts another: see `wait_ready`."""
+        supervisor = kept_by(self.identity)
+        orphans = descendants([supervisor])
+        orphans.remove(supervisor)
+        supervisor.send(signal.SIGKILL)
+        assert supervisor.wait(10)
         return orphans
 
     @contextlib.contextmanager
@@ -166,13 +189,19 @@ class Container:
 
     @property
     def identity(self) -> Identity:
+        """The keeper, below which all of the container is."""
         found = identify(self._running.pid)
         assert found is not None, "a child that was not waited for has an entry"
         return found
 
     def processes(self) -> list[Identity]:
-        """The supervisor and all below it."""
+        """The keeper and all below it."""
         return descendants([self.identity])
+
+    def agents(self) -> list[Identity]:
+        """All but the keeper and its supervisor."""
+        own = {self.identity, kept_by(self.identity)}
+        return [one for one in self.processes() if one not in own]
 
     def log(self) -> str:
         return self._log.read_text("utf-8", "replace")

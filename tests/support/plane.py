@@ -31,6 +31,7 @@ from services.chassis.keys import KeyRing
 from services.cli.identity import Identity, descendants, identify, kill_trees
 from services.cli.layout import DataDir, Endpoints
 from services.cli.ownership import Record
+from tests.support.children import kept_by
 from tests.support.waiting import wait_until_sync
 from townkeeper.registry.v1 import registry_pb2, resources_pb2
 from townkeeper.registry.v1.registry_pb2_grpc import RegistryServiceStub
@@ -137,7 +138,7 @@ class PlaneProcess:
         # Held still meanwhile, so that the new container never sees the old disk.
         self.up.send_signal(signal.SIGSTOP)
         try:
-            killed = kill_trees([self.child("supervisor")])
+            killed = kill_trees([self.keeper])
             if wipe:
                 self.wipe_container()
         finally:
@@ -147,7 +148,7 @@ class PlaneProcess:
     @contextlib.contextmanager
     def container_stopped(self) -> Iterator[None]:
         """The supervisor and every agent stand still, as a paused container does."""
-        stopped = descendants([self.child("supervisor")])
+        stopped = descendants([self.keeper])
         for one in stopped:
             one.send(signal.SIGSTOP)
         try:
@@ -170,6 +171,14 @@ class PlaneProcess:
 
     def child(self, name: str) -> Identity:
         """A service's process: registry, snapshots, gateway, supervisor, valkey."""
+        return kept_by(self.keeper) if name == "supervisor" else self._child_of_up(name)
+
+    @property
+    def keeper(self) -> Identity:
+        """The supervisor's parent: all of the container is below."""
+        return self._child_of_up("supervisor")
+
+    def _child_of_up(self, name: str) -> Identity:
         record = Record.read(self.data)
         assert record is not None, "`up` is not running"
         return record.children[name]

@@ -15,7 +15,7 @@ for _, slot in ipairs(redis.call('ZRANGEBYSCORE', DEADLINES, '-inf', now)) do
     orphans = other and offer_leases_of(slot, other.boot, now) or orphans
   end
 end
-if orphans then tell('handed', '') end
+if orphans then tell('offered', '') end
 
 local lost, shown = {}, {}
 for _, run in ipairs(a.runs) do

@@ -49,8 +49,8 @@ local function write(key, field, value)
   redis.call('HSET', key, field, cjson.encode(value))
 end
 
--- Tells those who listen to the town: `hints` of messages, or what was `handed` to whom
--- ('': it is on offer to all).
+-- Tells those who listen to the town: `hints` of messages, what was `handed` to whom, or
+-- that there is something `offered` to all.
 local function tell(channel, text)
   redis.call('PUBLISH', string.gsub(KEYS[1], 'agents$', channel), text)
 end

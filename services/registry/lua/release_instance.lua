@@ -5,6 +5,6 @@ if instance then
   if refusal then return refusal end
   redis.call('HDEL', INSTANCES, a.slot)
   redis.call('ZREM', DEADLINES, a.slot)
-  if offer_leases_of(a.slot, a.boot, now) then tell('handed', '') end
+  if offer_leases_of(a.slot, a.boot, now) then tell('offered', '') end
 end
 return {'ok', now}

@@ -71,6 +71,16 @@ class KiloApi:
         answer = await self._send("GET", path, known={404})
         return answer.status_code == httpx.codes.OK and bool(answer.content)
 
+    async def newest_messages(self, session_id: str, limit: int) -> list[Json]:
+        """`[{"info": …, "parts": […]}]`, the oldest of them first."""
+        path = f"/session/{session_id}/message"
+        answer = await self._send("GET", path, params={"limit": limit})
+        try:
+            found = answer.json()
+        except ValueError as error:
+            raise _unreachable(f"{path} gave no JSON") from error
+        return [each for each in found if isinstance(each, Mapping)]
+
     async def abort(self, session_id: str) -> None:
         await self._send("POST", f"/session/{session_id}/abort", {})
 
@@ -98,10 +108,13 @@ class KiloApi:
         path: str,
         body: Json | None = None,
         known: frozenset[int] | set[int] = frozenset(),
+        params: Mapping[str, int] | None = None,
     ) -> httpx.Response:
         try:
             async with asyncio.timeout(CALL_S):
-                answer = await self._client.request(method, path, json=body)
+                answer = await self._client.request(
+                    method, path, json=body, params=params
+                )
         except (httpx.HTTPError, TimeoutError) as error:
             raise _unreachable(str(error) or type(error).__name__) from error
         if answer.is_success or answer.status_code in known:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from services.supervisor.runtime import EventKind, RuntimeEvent, Status, TurnEnd
@@ -68,6 +68,17 @@ class Translator:
             elif status in _DONE and self._tools.pop(call, ""):
                 kind = EventKind.TOOL_ENDED
         return RuntimeEvent(kind, PART, properties, tool=tool, call_id=call)
+
+
+def last_turn(messages: Sequence[Json]) -> Sequence[Json]:
+    """Of a session's messages in order, those from the last question on."""
+    asked = [
+        number
+        for number, message in enumerate(messages)
+        if isinstance(info := message.get("info"), Mapping)
+        and info.get("role") == "user"
+    ]
+    return messages[asked[-1] :] if asked else messages
 
 
 def session_of(properties: Json) -> str | None:

@@ -9,9 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from services.chassis.errors import Reason, ServiceError
+from services.supervisor.child import Child
 from services.supervisor.kilo.api import KiloApi
 from services.supervisor.kilo.env import KiloConfig
 from services.supervisor.kilo.ids import message_id_for, part_id_for
+from services.supervisor.kilo.memo import Memo
 from services.supervisor.kilo.turns import Turn, Turns
 from services.supervisor.runtime import (
     EventKind,
@@ -24,7 +26,6 @@ from services.supervisor.runtime import (
     Stored,
     TurnEnd,
 )
-from services.supervisor.spawn import Child
 
 STORED_S = 60.0  # a first prompt waits for plugins and models to load
 STORED_POLL_S = 0.5
@@ -49,6 +50,7 @@ class KiloHandle:
         config: KiloConfig,
         on_event: EventSink,
         on_end: Callable[[], None],
+        sent: tuple[str, str] = ("", ""),
     ) -> None:
         self.port: int | None = port
         self.session_id: str | None = session_id
@@ -61,7 +63,8 @@ class KiloHandle:
         self._model = config.resolve(launch.spec.model) or config.resolve("")
         # The mayor reads its instructions from a file in its workspace.
         self._system = launch.spec.system_prompt if launch.role != "mayor" else ""
-        self._sent: tuple[str, str] = ("", "")  # inbox id and Kilo's, of the last one
+        self._handover = launch.handover
+        self._sent = sent  # inbox id and Kilo's, of the last one
         self._turns = Turns(api, database, session_id, on_event)
         self._follower = asyncio.create_task(
             self._turns.follow(), name=f"kilo-{child.pid}"
@@ -78,11 +81,15 @@ class KiloHandle:
     def started_ticks(self) -> int:
         return self._child.identity.started_ticks
 
-    async def connected(self) -> None:
-        """Waits until its events arrive: what happens before is not seen."""
+    async def connected(self, *, adopted: bool = False) -> None:
+        """Waits until its events arrive. What happened before is not seen, but for what
+        an earlier supervisor missed of its last turn."""
         await self._turns.connected.wait()
-        if self.resumed:
+        if self.resumed or adopted:
             await self._turns.load()
+        if adopted:
+            await self._turns.catch_up()
+        self._note_sent(self._sent)
 
     async def deliver(self, message: Message, mode: Mode = Mode.ADD) -> None:
         """Returns when the message is stored: Kilo accepts a prompt before that, and an
@@ -101,7 +108,8 @@ class KiloHandle:
                 "end or abort it",
             )
         turn = Turn(message.id, await self._kilo_id(message.id, mode))
-        turns.current, self._sent = turn, (message.id, turn.message_id)
+        turns.current = turn
+        self._note_sent((message.id, turn.message_id))
         try:
             await self._api.prompt(self._session, self._prompt(turn, message.text))
             await self._until_stored(turn)
@@ -122,6 +130,12 @@ class KiloHandle:
             if await self.status() is Status.IDLE:
                 return (await self._turns.find(message_id)).stored
             await asyncio.sleep(RUNNING_POLL_S)
+
+    def _note_sent(self, sent: tuple[str, str]) -> None:
+        """Before it is: whoever comes after us must not send it under another id."""
+        self._sent = sent
+        if self._handover is not None:
+            Memo(self.port or 0, self._session, sent).write(self._handover)
 
     async def abort(self) -> None:
         """Ends the turn. Kilo tells of it by itself, but for a turn that had not

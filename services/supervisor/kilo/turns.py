@@ -21,7 +21,12 @@ from services.chassis.errors import ServiceError
 from services.supervisor.kilo import events as kilo_events
 from services.supervisor.kilo.api import KiloApi
 from services.supervisor.kilo.database import Found, find_message, last_message_id
-from services.supervisor.kilo.events import Translator, status_of, turn_end_of
+from services.supervisor.kilo.events import (
+    Translator,
+    last_turn,
+    status_of,
+    turn_end_of,
+)
 from services.supervisor.runtime import (
     EventKind,
     EventSink,
@@ -36,6 +41,7 @@ log = structlog.get_logger()
 UNANSWERED_S = 15.0  # an idle session that long after a prompt will not answer it
 RECONNECT_S = 0.2
 REFUSAL_LENGTH_MAX = 300
+CAUGHT_UP_MAX = 50  # messages; a step of a turn is one
 ABORTED = "MessageAbortedError"
 
 
@@ -68,6 +74,7 @@ class Turns:
         self._on_event = on_event
         self._translator = Translator(session_id)
         self._offline = False
+        self._telling = asyncio.Lock()
 
     async def load(self) -> None:
         """Learns where a restored session's ids end."""
@@ -81,12 +88,28 @@ class Turns:
             try:
                 async with aclosing(self._api.events()) as events:
                     async for event in events:
-                        await self._on_raw(event)
+                        async with self._telling:
+                            await self._on_raw(event)
             except ServiceError:
                 pass  # it is lost: once more
             except Exception:  # an event of a shape unheard of; turns must still end
                 log.exception("kilo.event_unread")
             await asyncio.sleep(RECONNECT_S)
+
+    async def catch_up(self) -> None:
+        """Tells of the last turn what the session holds of it. Events that come
+        meanwhile wait, so what is older is never told after what is newer."""
+        async with self._telling:
+            messages = await self._api.newest_messages(self._session, CAUGHT_UP_MAX)
+            for message in last_turn(messages):
+                info = {"info": message.get("info"), "sessionID": self._session}
+                await self._on_raw({"type": kilo_events.MESSAGE, "properties": info})
+                for part in message.get("parts") or ():
+                    about = {"part": part, "sessionID": self._session}
+                    await self._on_raw({"type": kilo_events.PART, "properties": about})
+            status = await self._api.status(self._session)
+            now = {"status": status, "sessionID": self._session}
+            await self._on_raw({"type": kilo_events.STATUS, "properties": now})
 
     async def find(self, inbox_id: str) -> Found:
         """What the database says of a message."""

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from services.chassis.errors import Reason, ServiceError
-from services.supervisor import spawn
+from services.supervisor import child as child_module
+from services.supervisor import spawn, tree_kill
 from services.supervisor.process_tree import ProcessIdentity, boot_id, identify, table
 from services.supervisor.runtime import ExitReport, Stream
 from tests.support import children
@@ -152,7 +153,7 @@ async def test_a_chain_that_forks_for_ever_is_caught(begin, run):
 async def test_a_stopped_child_can_be_ended(begin):
     """A frozen run does not outlive its stop."""
     child = begin(("/bin/sleep", "60"))
-    spawn.send(child.identity, signal.SIGSTOP)
+    tree_kill.send(child.identity, signal.SIGSTOP)
 
     report = await child.terminate(grace_s=0.1)
 
@@ -194,13 +195,13 @@ async def test_a_long_input_arrives_whole(begin):
 
 async def test_a_child_that_does_not_read_is_told_of(begin, monkeypatch):
     """A write gives up in time, and a later one does not cut a line in the middle."""
-    monkeypatch.setattr(spawn, "WRITE_S", 0.2)
+    monkeypatch.setattr(child_module, "WRITE_S", 0.2)
     heard, first = Heard(), b"x" * 200_000 + b"\n"
     child = begin(shell("sleep 0.7; exec head -c 200004"), heard, stdin=True)
 
     with pytest.raises(ServiceError) as refused:
         await child.write(first)
-    monkeypatch.setattr(spawn, "WRITE_S", 5)
+    monkeypatch.setattr(child_module, "WRITE_S", 5)
     await child.write(b"yy\n")
     await child.wait()
 
@@ -279,8 +280,8 @@ async def test_leftovers_of_a_dead_supervisor_are_found_and_ended(run):
     await dead.wait()
     identity = ProcessIdentity(pid, ticks, boot_id())
 
-    found = spawn.leftovers([run], [identity])
-    killed, survivors = await spawn.kill_tree([run], [identity])
+    found = tree_kill.leftovers([run], [identity])
+    killed, survivors = await tree_kill.kill_tree([run], [identity])
 
     assert identity in found
     assert 2 <= killed
@@ -290,7 +291,7 @@ async def test_leftovers_of_a_dead_supervisor_are_found_and_ended(run):
 
 def test_nobody_is_left_of_a_run_that_nobody_knows():
     """An empty record kills nobody."""
-    assert [] == spawn.leftovers(["", f"test-{uuid.uuid4()}"])
+    assert [] == tree_kill.leftovers(["", f"test-{uuid.uuid4()}"])
 
 
 async def test_another_process_under_the_same_pid_is_spared(begin):
@@ -301,8 +302,8 @@ async def test_another_process_under_the_same_pid_is_spared(begin):
 
     for identity in (reused, other_boot):
         assert not identity.alive()
-        assert not spawn.send(identity, signal.SIGKILL)
-        assert [] == spawn.leftovers([], [identity])
+        assert not tree_kill.send(identity, signal.SIGKILL)
+        assert [] == tree_kill.leftovers([], [identity])
     assert child.running
     await child.terminate(grace_s=0)
 
@@ -312,7 +313,7 @@ def test_the_supervisor_never_ends_itself():
     ourselves = identify(os.getpid())
 
     assert ourselves is not None
-    assert ourselves not in spawn.leftovers([], [ourselves])
+    assert ourselves not in tree_kill.leftovers([], [ourselves])
 
 
 ADOPTER = """
