@@ -34,6 +34,7 @@ from services.supervisor.runtime import (
     TurnEnd,
 )
 from services.supervisor.saver import Saver
+from services.supervisor.tree_kill import kill_tree
 
 log = structlog.get_logger()
 
@@ -155,7 +156,13 @@ class LiveRun:
         is cut stays in the inbox, and the next run settles it."""
         await self.end()
         await self.saver.let_go()
-        report = await self.handle.stop(grace_s)
+        try:
+            report = await self.handle.stop(grace_s)
+        except Exception as error:  # whatever it is, what is on disk must be saved
+            log.exception("agent.end_failed", agent=str(self.run.name))
+            self.run.error = str(error)
+            killed, survivors = await kill_tree([self.run.id], [self.process])
+            report = ExitReport(None, None, True, killed, survivors)
         await self._credential.end()
         return report
 

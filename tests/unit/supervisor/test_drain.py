@@ -329,7 +329,7 @@ async def test_who_has_no_agents_says_that_it_leaves_too(
 ) -> None:
     """By its own name: nothing has to run for that."""
     heart = Heartbeat(around, roster, nobody, 0.0, nobody)
-    drain = Drain(roster, heart.say_leaving)
+    drain = Drain(roster, heart.say_leaving, nothing_to_save)
 
     drain.begin(LONG_S)
     await drain.ended()
@@ -373,3 +373,22 @@ async def test_what_had_ended_before_has_no_receipt(
     drain.begin(LONG_S)
 
     assert [] == await receipts(drain)
+
+
+async def test_an_end_that_fails_skips_no_save(
+    world: World, roster: Roster, drain: Drain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the runtime makes of it: what the agent wrote is durable then."""
+    await roster.start(NAME)
+    world.runtime.handle.write("unsaved")
+    monkeypatch.setattr(world.runtime.handle, "stop", fails)
+
+    drain.begin(LONG_S)
+
+    [(_, remaining)] = await receipts(drain)
+    assert (1, 0) == (len(world.snapshots.generations), remaining)
+    assert not world.registry.held
+
+
+async def fails(grace_s: float = 10.0) -> None:
+    raise RuntimeError("a defect")
