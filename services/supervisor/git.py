@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -68,8 +68,10 @@ async def git(
     timeout_s: float = LOCAL_S,
     task: str = "prepare the workspace",
     environ: Mapping[str, str] = NOTHING_MORE,
+    hide: Callable[[str], str] = str,
 ) -> str:
-    """Runs git in a folder and gives its output; START_FAILED with its last words."""
+    """Runs git in a folder and gives its output; START_FAILED with its last words,
+    without what `hide` takes out of them."""
     what = next((a for a in arguments if not a.startswith("-") and "=" not in a), "git")
     try:
         done = await run_git(folder, *arguments, timeout_s=timeout_s, environ=environ)
@@ -80,14 +82,15 @@ async def git(
             "check that its server answers",
         ) from error
     if done.code != 0:
-        text = f"cannot {task}: git {what}: {last_words(done)}"
+        text = f"cannot {task}: git {what}: {last_words(done, hide)}"
         raise ServiceError(Reason.START_FAILED, text)
     return done.stdout.strip()
 
 
-def last_words(done: spawn.Finished) -> str:
-    """What git said last of what was wrong."""
-    return done.stderr.strip()[-ERROR_LENGTH_MAX:]
+def last_words(done: spawn.Finished, hide: Callable[[str], str] = str) -> str:
+    """What git said last of what was wrong. Hidden first: of half a secret nothing is
+    found."""
+    return hide(done.stderr).strip()[-ERROR_LENGTH_MAX:]
 
 
 async def git_says(folder: Path, *arguments: str) -> bool:
@@ -103,6 +106,7 @@ async def run_git(
     *arguments: str,
     timeout_s: float = LOCAL_S,
     environ: Mapping[str, str] = NOTHING_MORE,
+    output_max: int = 1 << 20,
 ) -> spawn.Finished:
     """Runs git to its end, whatever that is. Raises TimeoutError when git and all that
     it started are killed."""
@@ -119,6 +123,5 @@ async def run_git(
         "GIT_CEILING_DIRECTORIES": str(folder.parent),
         **environ,
     }
-    return await spawn.run(
-        spawn.Command(("git", *arguments), folder, environ), timeout_s
-    )
+    command = spawn.Command(("git", *arguments), folder, environ)
+    return await spawn.run(command, timeout_s, output_max)

@@ -38,6 +38,18 @@ log = structlog.get_logger()
 PrepareWorkspace = Callable[[AgentName, AgentSpec], Awaitable[Path]]
 
 
+def origin_of(spec: AgentSpec) -> str:
+    """The URL that a workspace is a clone of, without login; empty if it is none."""
+    if spec.lightweight or spec.role is Role.MAYOR or not spec.git_url:
+        return ""
+    return plain_url(spec.git_url)[0]
+
+
+def credentials_beside(worktree: Path) -> Path:
+    """Where the credential for a worktree's origin is, if there is one."""
+    return worktree.parents[2] / "credentials"
+
+
 def workspace_maker(root: Path) -> PrepareWorkspace:
     """The one that keeps all workspaces below `root`."""
     return _Workspaces(root).prepare
@@ -53,7 +65,7 @@ class _Workspaces:
 
     async def prepare(self, name: AgentName, spec: AgentSpec) -> Path:
         """Makes the workspace, or finds it; raises START_FAILED or FIELD_INVALID."""
-        if spec.lightweight or spec.role is Role.MAYOR or not spec.git_url:
+        if not origin_of(spec):
             return await asyncio.to_thread(self._empty, name, spec)
         branch = check_revision(spec.branch or spec.default_branch or "main", "branch")
         async with self._locks[spec.rig]:

@@ -28,7 +28,13 @@ MAYOR = AgentSpec(rig="r", role=Role.MAYOR, system_prompt="Be kind.")
 
 def refs(repository: Path) -> list[str]:
     """All that somebody may have made there."""
-    return git(repository, "for-each-ref", "--format=%(refname)").splitlines()
+    return [line.split()[0] for line in marks(repository)]
+
+
+def marks(repository: Path) -> list[str]:
+    """The same, with what each names."""
+    form = "--format=%(refname) %(objectname)"
+    return git(repository, "for-each-ref", form).splitlines()
 
 
 def change(folder: Path) -> None:
@@ -100,16 +106,17 @@ async def test_what_is_the_agents_own_is_not_touched(
 ) -> None:
     """Branch, index and files, byte for byte; and no branch of the origin."""
     change(workspace.folder)
-    before, known = look(workspace.folder), refs(workspace.folder)
+    before, known = look(workspace.folder), marks(workspace.folder)
+    main = git(server, "rev-parse", "main")
     log = git(workspace.folder, "log", "--format=%H")
 
     result = await saved(workspace)
 
     assert SaveOutcome.PUSHED is result.outcome
     assert before == look(workspace.folder)
-    assert known == refs(workspace.folder)
+    assert known == marks(workspace.folder)
     assert log == git(workspace.folder, "log", "--format=%H")
-    assert ["refs/heads/main", REF] == refs(server)
+    assert [f"refs/heads/main {main}", f"{REF} {result.commit}"] == marks(server)
 
 
 async def test_commits_that_no_remote_has_are_saved_as_they_are(
@@ -195,7 +202,8 @@ async def test_an_index_that_git_cannot_read_is_done_without(
 
     result = await saved(workspace)
 
-    assert (SaveOutcome.PUSHED, "") == (result.outcome, result.error)
+    assert SaveOutcome.PUSHED is result.outcome
+    assert "index could not be read" in result.error
     assert "new" == git(server, "show", f"{REF}:new")
 
 
