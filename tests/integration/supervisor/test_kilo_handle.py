@@ -301,9 +301,11 @@ async def test_a_continuation_uses_the_stored_id(town):
 async def test_a_prompt_names_its_model(town):
     """Always: a session sticks to the last model it was given, a wrong one too."""
     await town.handle.deliver(Message("m1", "hello"))
+    await town.handle.abort()
+    await town.handle.deliver(Message("m2", "other"))
 
     model = {"providerID": "p", "modelID": "one"}
-    assert model == town.kilo.prompts[0]["model"]
+    assert [model, model] == [prompt["model"] for prompt in town.kilo.prompts]
 
 
 async def test_an_empty_prompt_sends_nothing(town):

@@ -54,7 +54,7 @@ async def test_one_that_takes_too_long_is_ended_with_all_it_started(
     runtime: KiloRuntime, launch: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The caller is told what it said; no orphan goes on behind its back."""
-    monkeypatch.setattr(adapter, "START_S", 1.0)
+    monkeypatch.setattr(adapter, "START_S", 3.0)
 
     with pytest.raises(ServiceError, match="still thinking") as failed:
         await runtime.start(launch, ignore, ignore)
