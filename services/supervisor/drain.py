@@ -58,7 +58,8 @@ class Drain:
 
     def begin(self, budget_s: float) -> None:
         """Starts to empty the instance. If that was begun, the sooner end counts; if it
-        was done and something could not be saved, that is tried again."""
+        was done and a session could not be saved, that is tried again; a workspace is
+        not."""
         loop = asyncio.get_running_loop()
         cut_at_s = loop.time() + max(0.0, budget_s - END_S)
         if cut_at_s < self._cut_at_s:
