@@ -121,6 +121,8 @@ class WorkspaceSaver:
             over.cancel()
         await asyncio.wait({step, over})
         saved, troubles = work.saved, [work.saved.error]
+        if saved.outcome is SaveOutcome.FAILED:
+            saved.ref = saved.commit = ""
         if saved.outcome is not SaveOutcome.PUSHED:
             troubles += [work.refused, _why(step)]
         text = "; ".join(filter(None, troubles))
@@ -256,8 +258,8 @@ class _Work:
             )
 
     async def _mark(self, commit: str) -> None:
+        self.saved.ref, self.saved.commit = self._ref, commit  # can be pushed without
         await self._git("update-ref", self._ref, commit)
-        self.saved.ref, self.saved.commit = self._ref, commit
         self.saved.outcome = SaveOutcome.KEPT
 
     async def _is_news(self, commit: str, *known: str) -> bool:

@@ -92,7 +92,10 @@ async def _has_work(folder: Path) -> bool:
         ("rev-list", "--max-count=1", "HEAD", "--not", "--remotes"),
     )
     for question in questions:
-        done = await run_git(folder, *_QUIET, *question, environ=_READ_ONLY)
+        try:
+            done = await run_git(folder, *_QUIET, *question, environ=_READ_ONLY)
+        except TimeoutError:
+            return True  # nobody knows, and the rest can be saved
         if done.code != 0 or done.stdout.strip():
             return True
     return False

@@ -110,6 +110,7 @@ async def test_a_try_that_hangs_leaves_time_for_another(
         assert [] == running(REF, silent.url)
     assert SaveOutcome.KEPT is result.outcome
     assert "took over 2 s" in result.error
+    assert "not ready in time" in result.error  # the last had all that was left
 
 
 async def test_a_workspace_has_a_limit_of_its_own(
@@ -125,6 +126,28 @@ async def test_a_workspace_has_a_limit_of_its_own(
     assert "not ready in time" in result.error
     assert (tmp_path / "hangs").exists()
     assert [] == running(str(tmp_path / "hangs"))
+
+
+async def test_a_push_that_hangs_holds_up_the_reading_of_no_other(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is marked in time is not lost while the disk is there."""
+    monkeypatch.setattr(workspace_save, "AT_ONCE", 1)
+    (workspace.folder / "new").write_text("new")
+    quiet = workspace_maker(tmp_path / "another")
+    other = Workspace(await quiet(OTHER, workspace.spec), workspace.spec)
+    saver, spent, never = WorkspaceSaver(), asyncio.Event(), asyncio.Event()
+    async with silence() as silent:
+        first = asyncio.create_task(
+            saver.save(at(workspace, silent), TOAST, "1", spent)
+        )
+        await wait_until(lambda: silent.asked)
+
+        second = await asyncio.wait_for(saver.save(other, OTHER, "2", never), 10.0)
+
+        assert SaveOutcome.UNCHANGED is second.outcome
+        spent.set()
+        assert SaveOutcome.KEPT is (await first).outcome
 
 
 def hang_in_add(folder: Path, place: Path) -> None:

@@ -4,6 +4,7 @@ in the middle, damaged, or told to send things elsewhere."""
 from __future__ import annotations
 
 import asyncio
+import base64
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from services.supervisor import workspace_save
-from services.supervisor.git import ERROR_LENGTH_MAX
+from services.supervisor.git import ERROR_LENGTH_MAX, credential_line
 from services.supervisor.specs import AgentSpec, Role
-from services.supervisor.workspace import workspace_maker
+from services.supervisor.workspace import credentials_beside, workspace_maker
 from services.supervisor.workspace_save import (
     SaveOutcome,
     Workspace,
@@ -132,6 +133,72 @@ async def test_it_goes_to_the_origin_of_the_spec_only(
     assert (SaveOutcome.PUSHED, "") == (result.outcome, result.error)
     assert "new" == git(server, "show", f"{REF}:new")
     assert "" == git(tmp_path / "elsewhere", "for-each-ref")
+
+
+async def test_a_push_shows_the_credential_of_the_spec(workspace: Workspace) -> None:
+    """The one that the clone was made with, and no helper that the agent named."""
+    shown: list[str] = []
+
+    async def refuse(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        asked = (await reader.readuntil(b"\r\n\r\n")).decode()
+        shown.extend(
+            line.split()[-1]
+            for line in asked.splitlines()
+            if line.startswith("Authorization: Basic")
+        )
+        writer.write(
+            b"HTTP/1.1 401 No\r\nWWW-Authenticate: Basic realm=x\r\n"
+            b"Content-Length: 0\r\nConnection: close\r\n\r\n"
+        )
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/r.git"
+    login = credential_line(url, "me:s3cretvalue")
+    credentials_beside(workspace.folder).write_text(login)
+    git(workspace.folder, "config", "credential.helper", "!echo password=theirs #")
+    (workspace.folder / "new").write_text("new")
+
+    result = await saved(
+        Workspace(workspace.folder, replace(workspace.spec, git_url=url))
+    )
+
+    server.close()
+    assert SaveOutcome.KEPT is result.outcome
+    assert base64.b64encode(b"me:s3cretvalue").decode() == shown[0]
+
+
+async def test_a_mark_that_cannot_be_made_here_does_not_cost_the_push(
+    workspace: Workspace, server: Path
+) -> None:
+    """The disk is full, or somebody has the name."""
+    common = workspace.folder / git(workspace.folder, "rev-parse", "--git-common-dir")
+    (common / "refs" / "townkeeper").write_text("")
+    head = commit(workspace.folder, "done")
+
+    result = await saved(workspace)
+
+    assert (SaveOutcome.PUSHED, head) == (result.outcome, result.commit)
+    assert "update-ref" in result.error
+
+
+async def test_a_shallow_clone_can_be_pushed_from(
+    workspace: Workspace, server: Path, tmp_path: Path
+) -> None:
+    """It lacks what came before, and the origin has gone on."""
+    commit(workspace.folder, "done")
+    git(workspace.folder, "push", "-q", "origin", "HEAD:main")
+    folder = tmp_path / "a" / "b" / "c"
+    git(tmp_path, "clone", "-q", "--depth=1", f"file://{server}", str(folder))
+    commit(folder, "more")
+    commit(workspace.folder, "beyond")
+    git(workspace.folder, "push", "-q", "origin", "HEAD:main")
+
+    result = await saved(Workspace(folder, workspace.spec))
+
+    assert (SaveOutcome.PUSHED, "") == (result.outcome, result.error)
 
 
 async def test_an_origin_that_no_spec_names_gets_nothing(
