@@ -155,8 +155,8 @@ class LiveRun:
         """Ends the process and its tree. Deliveries end first: a message whose turn
         is cut stays in the inbox, and the next run settles it."""
         await self.end()
-        await self.saver.let_go()
         try:
+            await self.saver.let_go()
             report = await self.handle.stop(grace_s)
         except Exception as error:  # whatever it is, what is on disk must be saved
             log.exception("agent.end_failed", agent=str(self.run.name))
