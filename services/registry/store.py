@@ -188,9 +188,9 @@ class InboxStore(Protocol):
         """Agents that have pending messages."""
 
     def hints(self, town: str) -> AbstractAsyncContextManager[AsyncIterator[Hint]]:
-        """Agents that get a message, and instances that are handed leases, from now on;
-        "" says that some may have been missed. Raises WATCHER_TOO_SLOW from the
-        iterator, and STORE_UNAVAILABLE."""
+        """Agents that get a message, instances that are handed leases, and that some
+        are on offer, from now on; "" says that some may have been missed. Raises
+        WATCHER_TOO_SLOW from the iterator, and STORE_UNAVAILABLE."""
 
 
 class CallbackStore(Protocol):

@@ -115,8 +115,8 @@ def members(
 ) -> list[ProcessIdentity]:
     """The living processes of these runs and roots, descendants included.
 
-    A root that has ended still counts for its session: nobody else can have its pid
-    while that lives.
+    A root that is a zombie still counts for its session: nobody else can have its pid.
+    One that was reaped counts for nothing, only its run's mark is left.
     """
     processes = table()
     wanted = set(runs)
@@ -146,10 +146,8 @@ def _rooted(
     found = set()
     for root in roots:
         entry = processes.get(root.pid)
-        # Of one that was reaped its session and group keep the number from others.
-        if entry is None or entry.identity == root:
-            if entry is not None:
-                found.add(root.pid)
+        if entry and entry.identity == root:
+            found.add(root.pid)
             found |= {
                 pid
                 for pid, other in processes.items()

@@ -1,6 +1,7 @@
 """What a dead supervisor left running is found by what it wrote down, by no guess."""
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from services.chassis.names import AgentName
 from services.supervisor.ledger import Ledger
-from services.supervisor.process_tree import RUN_MARK
+from services.supervisor.process_tree import RUN_MARK, identify
 
 NAME = AgentName("t", "a")
 
@@ -44,6 +45,27 @@ async def test_strangers_are_left_alone(ledger: Ledger) -> None:
     finally:
         stranger.kill()
         stranger.wait(10)
+
+
+async def test_a_session_whose_leader_is_gone_is_a_strangers(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    """Its number may be that of a process of another boot, or of one long ago."""
+    script = "sleep 60 >/dev/null 2>&1 & echo $!"
+    with subprocess.Popen(
+        ["sh", "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as leader:
+        assert leader.stdout is not None
+        stranger = identify(int(leader.stdout.readline()))
+    assert stranger is not None
+    try:
+        (tmp_path / "ledger/a.json").write_text(
+            f'{{"run": "run-1", "process": [{leader.pid}, 1, "another-boot"]}}'
+        )
+        assert 0 == await ledger.end(NAME)
+        assert stranger.alive()
+    finally:
+        os.kill(stranger.pid, signal.SIGKILL)
 
 
 async def test_a_reused_pid_is_a_stranger(ledger: Ledger, tmp_path: Path) -> None:
