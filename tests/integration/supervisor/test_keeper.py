@@ -163,7 +163,10 @@ def test_who_insists_does_not_wait(kept: Kept) -> None:
     """One that never says that it serves is killed with all below it."""
     kept.start({"sleep": 60})
     kept.wait_starts(1)
-    wait_until_sync((kept.folder / "agent").exists, what="its agent runs")
+    noted = kept.folder / "agent"
+    wait_until_sync(
+        lambda: noted.exists() and noted.read_text(), what="its agent is noted"
+    )
 
     kept.keeper.send_signal(signal.SIGTERM)
     kept.keeper.send_signal(signal.SIGINT)
